@@ -1,0 +1,62 @@
+"""The command line: ``python -m boundedexec COMMAND ...``.
+
+Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``,
+the exit status. Only the chosen one is imported, so that no command pays for
+another's imports or fails with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# The command, its module, and its line in the help.
+_COMMANDS = {
+    "demo": ("boundedexec._demo", "what the package is for, on the files of a directory"),
+}
+
+# What a shell reports for a program that the signal ended: 128 + its number.
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def _chosen(arguments: Sequence[str]) -> str:
+    lines = [f"  {name:<8}{text}" for name, (_, text) in _COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m boundedexec",
+        usage="%(prog)s [-h] COMMAND ...",
+        epilog="\n".join(["commands (each has a --help):", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    command: str = parser.parse_args(arguments).command
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (default: the process's) name; return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # What follows the command is the command's to parse.
+    command = _chosen(arguments[:1])
+    module = importlib.import_module(_COMMANDS[command][0])
+    parser = argparse.ArgumentParser(prog=f"python -m boundedexec {command}")
+    module.add_arguments(parser)
+    try:
+        status: int = module.run(parser.parse_args(arguments[1:]))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough. The interpreter flushes stdout once
+        # more at exit and would complain, so that flush must find an open file.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""`python -m boundedexec bench`: what Service takes beside the stdlib's pool.
+
+It measures and says what it measured: a target counts as met only by the median
+of the pairs that were measured in this very run, at full size.
+
+* `rows`: what is measured, and the targets;
+* `work`: the code that is timed;
+* `child`: one measurement, in a process of its own;
+* `pairs`: the measurements in pairs, and what they say;
+* `report`, `chart`: the table, the JSON, the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from . import report
+from .chart import chart
+from .pairs import FEWEST_PAIRS, Outcome, judge, measure_row
+from .rows import Row, all_rows
+
+USAGE_ERROR = 2
+FAILED = 1
+INTERRUPTED = 130
+
+
+class _UnknownRows(Exception):
+    """Names were given that no row has."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Tell `parser` what `run` understands."""
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="measure these rows alone; a pattern such as 'throughput-*' is a name too",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=_positive_int,
+        default=FEWEST_PAIRS,
+        metavar="N",
+        help="measure each row in N pairs (default: %(default)s, which is also the fewest "
+        "that give a verdict)",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write every measurement to FILE as JSON",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the ratios to FILE.svg")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="print the rows and what they measure, and exit",
+    )
+    # For tests: sizes times this. The targets hold for full sizes only.
+    parser.add_argument("--scale", type=_positive_float, default=1.0, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, write the files that were asked for.
+
+    Returns 0 when everything ran, whatever the figures are; 1 when a measurement
+    went wrong or a file could not be written; 2 when a row was named that there
+    is not. It takes minutes, and starts processes.
+    """
+    try:
+        rows = _selected(args.only)
+    except _UnknownRows as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    if args.list:
+        _print_rows(rows)
+        return 0
+    for path in (args.json, args.plot):
+        if path is not None and not path.parent.is_dir():
+            print(f"bench: {path.parent} is no directory to write to", file=sys.stderr)
+            return USAGE_ERROR
+    return _measure(rows, args)
+
+
+def _measure(rows: Sequence[Row], args: argparse.Namespace) -> int:
+    _print(report.heading(args.repeat, args.scale) + "\n")
+    outcomes: list[Outcome] = []
+    status = 0
+    try:
+        for index, row in enumerate(rows, 1):
+            print(f"[{index}/{len(rows)}] {row.name}", file=sys.stderr, flush=True)
+            outcomes.append(measure_row(row, args.scale, args.repeat))
+    except KeyboardInterrupt:
+        # What was measured took minutes and is whole.
+        print("bench: interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    verdicts = [
+        verdict for outcome in outcomes for verdict in judge(outcome, conclusive=args.scale == 1)
+    ]
+    _print(report.table(verdicts))
+    if args.json is not None:
+        document = report.document(outcomes, verdicts, args.repeat, args.scale)
+        status = _write(args.json, json.dumps(document, indent=2) + "\n") or status
+    if args.plot is not None:
+        status = _write(args.plot, chart(verdicts, title=report.title())) or status
+    if any(outcome.failed for outcome in outcomes):
+        status = status or FAILED
+    return status
+
+
+def _selected(names: Sequence[str] | None) -> list[Row]:
+    rows = all_rows()
+    if names is None:
+        return list(rows)
+    unknown = [name for name in names if not any(fnmatchcase(row.name, name) for row in rows)]
+    if unknown:
+        raise _UnknownRows(
+            f"no row is called {', '.join(map(repr, unknown))}; there are: "
+            + ", ".join(row.name for row in rows)
+        )
+    return [row for row in rows if any(fnmatchcase(row.name, name) for name in names)]
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    width = max(len(row.name) for row in rows) + 2
+    for row in rows:
+        _print(
+            textwrap.fill(
+                row.what,
+                width=96,
+                initial_indent=row.name.ljust(width),
+                subsequent_indent=" " * width,
+            )
+        )
+
+
+def _print(text: str) -> None:
+    # A console that has no ≤ or µ shows a question mark; the table is still one.
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def _write(path: Path, text: str) -> int:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(f"bench: {path} cannot be written: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _positive_int(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} pairs are none; give at least 1")
+    return number
+
+
+def _positive_float(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number

@@ -1,0 +1,138 @@
+"""The ratios as a bar chart in SVG.
+
+On a logarithmic scale a bar runs from 1, the stdlib, to the ratio: to the left
+where Service takes less, to the right where it takes more, so its length says how
+many times. The chart brings its own background, so it is readable in a viewer
+that is dark and knows nothing of colour schemes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+from .pairs import Verdict
+from .rows import Kind
+
+WIDTH = 880
+LABELS = 190
+NUMBERS = 70
+TOP = 64
+STEP = 24
+BAR = 12
+BOTTOM = 44
+
+STYLE = """
+  .back { fill: #ffffff; }
+  text { fill: #1f2328; font: 12px system-ui, sans-serif; }
+  .title { font-size: 15px; font-weight: 600; }
+  .quiet { fill: #59636e; }
+  .grid { stroke: #d1d9e0; }
+  .stdlib { stroke: #59636e; stroke-width: 1.5; }
+  .met { fill: #2a78d6; }
+  .missed { fill: #c4581a; }
+  .open { fill: #7d8590; }
+  .spread { stroke: #1f2328; stroke-width: 1.5; }
+  .target { stroke: #1f2328; stroke-width: 2.5; }
+  @media (prefers-color-scheme: dark) {
+    .back { fill: #0d1117; }
+    text { fill: #e6edf3; }
+    .quiet { fill: #9198a1; }
+    .grid { stroke: #30363d; }
+    .stdlib { stroke: #9198a1; }
+    .met { fill: #4c9aff; }
+    .missed { fill: #f0883e; }
+    .spread, .target { stroke: #e6edf3; }
+  }
+"""
+
+
+def chart(verdicts: Sequence[Verdict], *, title: str) -> str:
+    """Return an SVG document that shows each verdict that is a ratio."""
+    shown = [
+        verdict
+        for verdict in verdicts
+        if verdict.line.kind is Kind.RATIO and verdict.ratio is not None
+    ]
+    scale = _Scale(
+        [verdict.line.target for verdict in shown]
+        + [value for verdict in shown for value in verdict.spread or ()]
+    )
+    bottom = TOP + STEP * max(1, len(shown))
+    height = bottom + BOTTOM
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{STYLE}</style>",
+        f'<rect class="back" width="{WIDTH}" height="{height}" rx="6"/>',
+        f'<text class="title" x="16" y="26">{escape(title)}</text>',
+        '<text class="quiet" x="16" y="46">ratio to the stdlib, logarithmic, less is better; '
+        "bar: median of the pairs, thin line: their spread, mark: target</text>",
+    ]
+    for value in scale.ticks:
+        x = scale.x(value)
+        parts.append(
+            f'<line class="{"stdlib" if value == 1 else "grid"}" '
+            f'x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{bottom}"/>'
+        )
+        parts.append(
+            f'<text class="quiet" x="{x:.1f}" y="{bottom + 18}" '
+            f'text-anchor="middle">{value:g}</text>'
+        )
+    parts.append(
+        f'<text class="quiet" x="{scale.x(1):.1f}" y="{bottom + 34}" '
+        'text-anchor="middle">the stdlib</text>'
+    )
+    if not shown:
+        parts.append(f'<text x="{LABELS}" y="{TOP + 16}">no ratio was measured</text>')
+    for index, verdict in enumerate(shown):
+        parts += _bar(verdict, scale, TOP + STEP * index + STEP / 2)
+    parts.append("</svg>\n")
+    return "\n".join(parts)
+
+
+class _Scale:
+    """A logarithmic axis that holds 1 and all `values`, between round numbers."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        positive = [value for value in values if value > 0]
+        least = min([*positive, 0.5])
+        greatest = max([*positive, 2])
+        round_numbers = [
+            digit * 10.0**power
+            for power in range(math.floor(math.log10(least)), math.ceil(math.log10(greatest)) + 1)
+            for digit in (1, 2, 5)
+        ]
+        low = max(value for value in round_numbers if value <= least)
+        high = min(value for value in round_numbers if value >= greatest)
+        self.ticks = [value for value in round_numbers if low <= value <= high]
+        self._low = math.log(low)
+        self._per_pixel = (math.log(high) - self._low) / (WIDTH - LABELS - NUMBERS)
+
+    def x(self, value: float) -> float:
+        """Return where `value` is, in pixels from the left."""
+        if value <= 0:
+            return LABELS
+        return LABELS + (math.log(value) - self._low) / self._per_pixel
+
+
+def _bar(verdict: Verdict, scale: _Scale, middle: float) -> list[str]:
+    if verdict.ratio is None:
+        return []
+    least, greatest = verdict.spread or (verdict.ratio, verdict.ratio)
+    left, right = sorted((scale.x(verdict.ratio), scale.x(1)))
+    target = scale.x(verdict.line.target)
+    state = {True: "met", False: "missed", None: "open"}[verdict.met]
+    return [
+        f'<text x="{LABELS - 12}" y="{middle + 4:.1f}" text-anchor="end">'
+        f"{escape(verdict.label)}</text>",
+        f'<rect class="{state}" x="{left:.1f}" y="{middle - BAR / 2:.1f}" '
+        f'width="{max(right - left, 1):.1f}" height="{BAR}"/>',
+        f'<line class="spread" x1="{scale.x(least):.1f}" y1="{middle:.1f}" '
+        f'x2="{scale.x(greatest):.1f}" y2="{middle:.1f}"/>',
+        f'<line class="target" x1="{target:.1f}" y1="{middle - BAR / 2 - 3:.1f}" '
+        f'x2="{target:.1f}" y2="{middle + BAR / 2 + 3:.1f}"/>',
+        f'<text x="{WIDTH - 16}" y="{middle + 4:.1f}" text-anchor="end">{verdict.ratio:.3f}</text>',
+    ]

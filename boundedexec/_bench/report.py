@@ -1,0 +1,167 @@
+"""The table that a person reads and the JSON that a program reads."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from .pairs import FEWEST_PAIRS, Outcome, Verdict
+from .rows import Kind, Side, free_threaded
+from .work import usable_processors
+
+HEADINGS = ("what", "stdlib", "Service", "floor", "ratio", "target", "spread", "met")
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader must know to compare with another machine."""
+    try:
+        version = metadata.version("boundedexec")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return {
+        "boundedexec": version,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "free_threaded": free_threaded(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "usable_processors": usable_processors(),
+    }
+
+
+def title() -> str:
+    """Return what a chart of the ratios is called."""
+    about = machine()
+    return (
+        "Service beside ThreadPoolExecutor, "
+        f"{about['implementation']} {about['python']}"
+        + (" free-threaded" if about["free_threaded"] else "")
+        + f", {about['usable_processors']} processors"
+    )
+
+
+def heading(repeat: int, scale: float) -> str:
+    """Return the lines that stand above the table."""
+    about = machine()
+    lines = [
+        f"boundedexec {about['boundedexec']}, {about['implementation']} {about['python']}"
+        + (" free-threaded" if about["free_threaded"] else "")
+        + f", {about['system']}, {about['usable_processors']} processors;"
+        f" {repeat} pairs or more, each measurement in a process of its own"
+    ]
+    if scale != 1:
+        lines.append(f"Sizes are {scale:g} times the full ones: no verdicts.")
+    if repeat < FEWEST_PAIRS:
+        lines.append(f"Fewer than {FEWEST_PAIRS} pairs: no verdicts.")
+    return "\n".join(lines)
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """Return the table, a line for each verdict."""
+    body = [_cells(verdict) for verdict in verdicts]
+    widths = [
+        max(len(cells[column]) for cells in [HEADINGS, *body]) for column in range(len(HEADINGS))
+    ]
+    lines = [_aligned(HEADINGS, widths), "  ".join("-" * width for width in widths)]
+    for verdict, cells in zip(verdicts, body, strict=True):
+        line = _aligned(cells, widths)
+        if verdict.failed:
+            line = f"{line}  failed: {verdict.failed}"
+        elif verdict.not_measured:
+            line = f"{line}  not measured here: {verdict.not_measured}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _cells(verdict: Verdict) -> tuple[str, ...]:
+    unit = verdict.line.unit
+    spread = ""
+    if verdict.spread is not None:
+        spread = " to ".join(number(value) for value in verdict.spread)
+    return (
+        verdict.label,
+        amount(verdict.stdlib, unit),
+        amount(verdict.service, unit),
+        amount(verdict.floor, unit),
+        "" if verdict.ratio is None else f"{verdict.ratio:.3f}",
+        target(verdict),
+        spread,
+        {True: "yes", False: "no", None: ""}[verdict.met],
+    )
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = [
+        cell.rjust(width) if column else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join([first, *others]).rstrip()
+
+
+def target(verdict: Verdict) -> str:
+    """Return the target as the table shows it."""
+    line = verdict.line
+    if line.kind is Kind.RATIO:
+        return f"≤ {line.target:.2f}"
+    sign = "≥" if line.kind is Kind.AT_LEAST else "≤"
+    return f"{sign} {amount(line.target, line.unit)}"
+
+
+def amount(value: float | None, unit: str) -> str:
+    """Return `value` with its unit, or nothing where there is none."""
+    if value is None:
+        return ""
+    return f"{number(value)} {unit}"
+
+
+def number(value: float) -> str:
+    """Return `value` in three digits, or in all those before the point if they are more."""
+    if value == int(value):
+        return f"{value:,.0f}"
+    leading = math.floor(math.log10(abs(value)))
+    return f"{value:,.{min(4, max(0, 2 - leading))}f}"
+
+
+def document(
+    outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], repeat: int, scale: float
+) -> dict[str, Any]:
+    """Return everything that was measured, for JSON."""
+    by_row = {outcome.row.name: outcome for outcome in outcomes}
+    return {
+        "machine": machine(),
+        "repeat": repeat,
+        "scale": scale,
+        "lines": [_line_document(verdict, by_row[verdict.row.name]) for verdict in verdicts],
+    }
+
+
+def _line_document(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
+    figure = verdict.line.figure
+    return {
+        "what": verdict.label,
+        "row": verdict.row.name,
+        "description": verdict.row.what,
+        "size": outcome.size,
+        "unit": verdict.line.unit,
+        "kind": verdict.line.kind.value,
+        "target": verdict.line.target,
+        "stdlib": verdict.stdlib,
+        "service": verdict.service,
+        "floor": verdict.floor,
+        "ratio": verdict.ratio,
+        "spread": None if verdict.spread is None else list(verdict.spread),
+        "met": verdict.met,
+        "not_measured": verdict.not_measured or None,
+        "failed": verdict.failed or None,
+        "measurements": {
+            side.value: [
+                figures[figure] for figures in outcome.figures.get(side, []) if figure in figures
+            ]
+            for side in Side
+            if side in outcome.row.sides
+        },
+    }

@@ -1,0 +1,459 @@
+"""Coalescer: at most one run per key in flight, on futures' callbacks alone.
+
+The runs of a key stand in a line. The first is in flight; the others are owed, and
+each is linked from the one before. A submit walks along the line and joins the
+first run that has not started; where there is none it adds one. When a run is over
+the next one is handed to the executor.
+
+No lock is held anywhere, least of all over the executor's `submit`, which may run
+the callable, block, or be interrupted by a submit for the same key. Each run has a
+dictionary `links` instead, in which `dict.setdefault`, one step in C, settles once
+and for all:
+
+* `"work"`: what the run executes, or that it is cancelled;
+* `"next"`: the run that follows it, or that none can, for it is over.
+
+How a submit joins a run that is just being started or cancelled:
+
+1. The submit stores its work in `latest` and then looks at `closing`; whoever
+   closes the run sets `closing` and then looks at `latest`.
+2. A submit that saw an open run is seen by whoever closes it: it has joined.
+3. A submit that did not proposes its own work for `"work"`. Either that is what the
+   run will execute, and it has joined; or it was too late, and walks on.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import weakref
+from collections.abc import Callable, Hashable
+from contextvars import Context, copy_context
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from typing_extensions import ParamSpec
+
+from .futures import CANCELLED, FINISHED, PENDING, Failure, Future, current, name_of
+from .service import Service
+from .waiting import hold, let_go
+
+__all__ = ["Coalescer"]
+
+K = TypeVar("K", bound=Hashable)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Work(NamedTuple):
+    """What one submit asked for. Told from others by identity."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    context: Context
+
+
+#: In `links`: the run was cancelled; its work was taken; nothing can follow it.
+_CANCELLED, _TAKEN, _OVER = object(), object(), object()
+
+
+class _Era:
+    """What the futures of a Coalescer have instead of a service: who counts them as
+    outstanding, and whether the process that would finish them is another one."""
+
+    def __init__(self, service: Service | None) -> None:
+        self.lost = False
+        slots = None if service is None else service._slots
+        self.slots = slots
+        self.away: set[object] = set() if slots is None else slots.away
+
+    def check_idle(self) -> None:
+        if self.slots is not None:
+            self.slots.check_idle()
+
+    def executes(self, future: object) -> bool:
+        return False
+
+
+class _Run(Generic[K]):
+    """One execution of a key, from the first submit that asks for it to its end."""
+
+    def __init__(self, coalescer: Coalescer[K], key: K, work: _Work) -> None:
+        self.coalescer = coalescer
+        self.key = key
+        self.future: _RunFuture = _RunFuture(self, coalescer._era)
+        #: The work of the submit that came last.
+        self.latest: _Work | None = work
+        #: Whether a second submit has joined.
+        self.shared = False
+        #: Whether `"work"` is being settled; a submit must then propose its own.
+        self.closing = False
+        self.links: dict[str, Any] = {}
+        #: What the executor returned.
+        self.inner: concurrent.futures.Future[Any] | None = None
+        self.__qualname__ = ""
+
+    def join(self, work: _Work) -> bool:
+        """Whether `work` belongs to this run now; False where it has started."""
+        if "work" in self.links:
+            return False
+        self.shared = True
+        self.latest = work
+        return not self.closing or self.links.setdefault("work", work) is work
+
+    def settle(self) -> _Work | None:
+        """Close the run; what it executes, None if it was cancelled."""
+        self.closing = True
+        work = self.links.setdefault("work", self.latest)
+        if work is _CANCELLED:
+            return None
+        assert isinstance(work, _Work)
+        # Nothing of it stays: neither here nor in what the next run is linked from.
+        self.links["work"] = _TAKEN
+        self.latest = None
+        self.__qualname__ = name_of(work.fn)
+        return work
+
+    def was_cancelled(self) -> bool:
+        return self.links.get("work") is _CANCELLED
+
+    def __call__(self) -> None:
+        """The body of a run on a Service."""
+        work = self.settle()
+        outcome: Any = None
+        failure: Failure | None = None
+        if work is not None:
+            fn, args, kwargs, context = work
+            del work
+            try:
+                outcome = context.run(fn, *args, **kwargs)
+            except BaseException as exception:
+                trace = exception.__traceback__
+                exception.__traceback__ = trace and trace.tb_next
+                failure = Failure(exception, self.__qualname__, False)
+                del trace
+            del fn, args, kwargs, context
+        # Before anybody hears of the result: who then waits for the next run, in a
+        # callback, must find it queued.
+        self.coalescer._advance(self)
+        if failure is not None:
+            self.future._finish_failed(failure)
+        else:
+            self.future._finish(outcome)
+
+    def on_inner_done(self, inner: concurrent.futures.Future[Any]) -> None:
+        """The executor is done with it. On a Service that is news only if it never ran."""
+        if not self.coalescer._ran_as_body(inner):
+            self.coalescer._advance(self)
+            self.take_outcome(inner)
+
+    def take_outcome(self, inner: concurrent.futures.Future[Any]) -> None:
+        if inner.cancelled():
+            self.future._finish_cancelled()
+            return
+        exception = inner.exception()
+        if exception is not None:
+            self.future._finish_failed(Failure(exception, self.__qualname__, False))
+        else:
+            self.future._finish(inner.result())
+
+
+class _RunFuture(Future[Any]):
+    """The future that all who joined a run share."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: _Run[Any], era: _Era) -> None:
+        # Without a claim: who starts or cancels it is settled in `run.links`.
+        self._state = PENDING
+        self._owner = era
+        self._serial = 0
+        self._run = run
+
+    def cancel(self) -> bool:
+        """Cancel the run if one submit alone asked for it and it has not started."""
+        return self._revoke(False)
+
+    def _revoke(self, even_shared: bool = True) -> bool:
+        run = self._run
+        if self.done() or (run.shared and not even_shared):
+            return self.cancelled()
+        # Closed first, then looked at again: a submit that joins from now on
+        # proposes its own work, and one of us is too late.
+        run.closing = True
+        if run.shared and not even_shared:
+            return False
+        inner = run.inner
+        if run.links.setdefault("work", _CANCELLED) is not _CANCELLED:
+            # Started; but another executor to which it was handed may still be able to.
+            taken = run.links["work"] is _TAKEN
+            return taken and inner is not None and inner.cancel()
+        owner = self._owner
+        assert owner is not None
+        owner.away.add(self)
+        self._finish_cancelled()
+        inner = run.inner  # Whoever is just handing it over looks after us.
+        if inner is not None:
+            inner.cancel()
+        owner.away.discard(self)
+        owner.check_idle()
+        return True
+
+    def running(self) -> bool:
+        inner = self._run.inner
+        return not self.done() and inner is not None and inner.running()
+
+    def _why_late(self, body: object) -> Any:
+        return () if self.running() else super()._why_late(body)
+
+    def _finish(self, result: Any) -> None:
+        if not self._run.was_cancelled():
+            self._result = result
+            self._end(FINISHED)
+
+    def _finish_failed(self, failure: Failure) -> None:
+        if not self._run.was_cancelled():
+            self._failure = failure
+            self._end(FINISHED)
+        else:
+            failure.asked = True
+
+    def _finish_cancelled(self) -> None:
+        if not self.done():
+            self._failure = None
+            self._end(CANCELLED)
+
+    def _end(self, state: str) -> None:
+        let_go(self)
+        if self._watch is None:
+            self._state = state
+        else:
+            self._settle(BaseException)
+
+
+class Coalescer(Generic[K]):
+    """At most one run per key in flight; what arrives meanwhile becomes one re-run.
+
+    Args:
+        executor: any `concurrent.futures.Executor`. On a `Service` a run counts as
+            started when its body does, and an owed re-run is outstanding; on others
+            when it is handed over. Another executor is handed the caller's callable.
+
+    `len(coalescer)` is the number of keys in flight, `key in coalescer` asks for one.
+    Raises `TypeError` for an executor without `submit`. The idea is that of the Go
+    package `task`; see also the work queue of Kubernetes' client-go.
+    """
+
+    def __init__(self, executor: concurrent.futures.Executor) -> None:
+        if not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"a Coalescer needs an executor with submit, not {executor!r}")
+        self._executor = executor
+        self._service = executor if isinstance(executor, Service) else None
+        self._runs: dict[K, _Run[K]] = {}
+        self._era = _Era(self._service)
+        _register(self)
+
+    def submit(
+        self, key: K, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Have `fn(*args, **kwargs)` run for `key`, and return the future of a run that
+        starts after this call.
+
+        Joins the key's run if it has not started, else its re-run; the callable,
+        arguments and context that came last are those that run. Never blocks unless
+        the executor's `submit` does, and may be called from anywhere. Raises
+        `TypeError` if `fn` is not callable or `key` not hashable, and what the
+        executor raises; on a Service `RuntimeError` after its shutdown.
+        """
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {fn!r}")
+        service = self._service
+        if service is not None and service._slots.refusal is not None:
+            raise service._slots.refusal()
+        work = _Work(fn, args, kwargs, copy_context())
+        # The common case, in which nothing need be made.
+        line: Any = self._runs.get(key)
+        while line is not None and line is not _OVER:
+            if line.join(work):
+                joined: Future[T] = line.future
+                return joined
+            line = line.links.get("next")
+        run = _Run(self, key, work)
+        # Outstanding before anybody can join it.
+        self._era.away.add(run.future)
+        entered, first = self._enter(run, work)
+        if first:
+            self._hand_over(run, owed=False)
+        elif entered is not run:
+            self._queued_or_gone(run)
+        future: Future[T] = entered.future
+        return future
+
+    def _enter(self, run: _Run[K], work: _Work | None) -> tuple[_Run[K], bool]:
+        """Join the first run of the line that has not started, else end it with `run`.
+
+        Returns the run joined or entered, and whether it is the one to hand over.
+        Without `work` it enters in any case.
+        """
+        before: _Run[K] | None = None
+        line: _Run[K] = self._runs.setdefault(run.key, run)
+        while line is not run:
+            if work is not None and line.join(work):
+                return line, False
+            hold(run.future, line.future)
+            following: Any = line.links.setdefault("next", run)
+            if following is run:
+                return run, False
+            if following is _OVER:
+                # It is not in `_runs` any more: whoever is over leaves it first.
+                before, line = None, self._runs.setdefault(run.key, run)
+                continue
+            if before is not None and line.was_cancelled():
+                # Else submits that are cancelled, one after the other, would make
+                # the line of a long run longer and longer.
+                before.links["next"] = following
+            else:
+                before = line
+            line = following
+        return run, True
+
+    def _next(self, run: _Run[K]) -> _Run[K] | None:
+        """Take a run that is over out of the line; return the one to hand over.
+
+        As long as a run is the first of its line, nobody else changes `_runs` there.
+        """
+        while not self._era.lost:
+            run.closing = True
+            run.links.setdefault("work", _TAKEN)
+            run.latest = None
+            following: Any = run.links.get("next")
+            if following is not None:
+                self._runs[run.key] = following
+            else:
+                # First out of sight and then over: who finds it over must not find
+                # it again.
+                self._runs.pop(run.key, None)
+                following = run.links.setdefault("next", _OVER)
+                if following is _OVER or not self._enter(following, None)[1]:
+                    return None
+            if not following.was_cancelled():
+                found: _Run[K] = following
+                return found
+            run = following
+        return None
+
+    def _advance(self, run: _Run[K]) -> None:
+        """Hand over what follows a run that is over."""
+        following = self._next(run)
+        if following is not None:
+            self._hand_over(following, owed=True)
+
+    def _hand_over(self, run: _Run[K] | None, *, owed: bool) -> None:
+        """Give a run to the executor. Raises what that raises, unless it was owed.
+
+        A loop, for an executor may run each at once, and each may submit the next.
+        """
+        error: BaseException | None = None
+        while run is not None:
+            inner: concurrent.futures.Future[Any] | None = None
+            try:
+                inner = self._give(run, owed)
+            except BaseException as exception:
+                following = self._next(run)
+                if self._era.slots is not None and self._era.slots.cancelling:
+                    run.future._finish_cancelled()
+                else:
+                    run.future._finish_failed(Failure(exception, run.__qualname__, not owed))
+                if not owed:
+                    error = exception
+            else:
+                following = None
+                if inner is None:
+                    following = self._next(run)  # Cancelled before it was its turn.
+                elif self._service is None and inner.done():
+                    following = self._next(run)
+                    run.take_outcome(inner)
+                else:
+                    inner.add_done_callback(run.on_inner_done)
+            self._queued_or_gone(run)
+            run, owed = following, True
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+    def _give(self, run: _Run[K], owed: bool) -> concurrent.futures.Future[Any] | None:
+        """Have the executor accept the run; None if it was cancelled."""
+        # The context of a submit is where the executor finds what it passes on. A
+        # copy, for the body may be in it before the executor returns.
+        if self._service is None:
+            work = run.settle()
+            if work is None:
+                return None
+            submit = self._executor.submit
+            inner = work.context.copy().run(submit, work.fn, *work.args, **work.kwargs)
+        else:
+            latest = run.latest
+            if run.was_cancelled() or latest is None:
+                return None
+            slots = self._service._slots
+            if owed and slots.cancelling:
+                raise concurrent.futures.CancelledError
+            before, current.admitted = current.admitted, slots if owed else None
+            try:
+                inner = latest.context.copy().run(self._service.submit, run)
+            finally:
+                current.admitted = before
+            if isinstance(inner, Future):
+                inner._unreported()
+        hold(run.future, inner)
+        run.inner = inner
+        if run.was_cancelled():
+            inner.cancel()
+        return inner
+
+    def _queued_or_gone(self, run: _Run[K]) -> None:
+        """It is outstanding in some other way, or no more."""
+        self._era.away.discard(run.future)
+        self._era.check_idle()
+        if run.future.done() or run.inner is None:
+            let_go(run.future)
+
+    def _ran_as_body(self, inner: concurrent.futures.Future[Any]) -> bool:
+        """Whether the run has resolved its future by itself."""
+        return self._service is not None and not inner.cancelled() and inner.exception() is None
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._runs
+
+    def _lose(self) -> None:
+        """In a forked child, what was in flight is not."""
+        self._era.lost = True
+        self._runs.clear()
+        self._era = _Era(self._service)
+
+
+# Every Coalescer there is, for fork; in single steps, as in `slots`.
+_every: dict[int, weakref.ref[Coalescer[Any]]] = {}
+
+
+def _register(coalescer: Coalescer[Any]) -> None:
+    key = id(coalescer)
+    drop = _every.pop
+    _every[key] = weakref.ref(coalescer, lambda _: drop(key, None))
+
+
+def _lose_all() -> None:
+    for reference in list(_every.values()):
+        coalescer = reference()
+        if coalescer is not None:
+            coalescer._lose()
+
+
+if hasattr(os, "register_at_fork"):
+    # After the one in `slots`, so each finds the new slots of its service.
+    os.register_at_fork(after_in_child=_lose_all)

@@ -1,0 +1,519 @@
+"""The future: cheap to make, lends when it is waited for.
+
+A submission and its future are one object. Everything that only some futures
+need (a lock, waiters, callbacks) stands in a `Watch`, made by whoever first
+watches; a future that nobody watches is finished by two stores.
+
+What it stands on, with a GIL and without:
+
+* Deleting an ordinary attribute is one step in C that fails where the attribute
+  is gone, so of several threads that `del future._fn` exactly one succeeds. That
+  is the *claim*: whoever has it starts the submission, cancels it or lends to it.
+* `dict.setdefault` is one step in C, so all who make a Watch at once get the same.
+* A store is seen by every load that comes after it. Who finishes a future stores
+  the outcome and then looks for a Watch; who makes a Watch publishes it and then
+  looks for an outcome. One of the two sees the other.
+
+The stdlib's `wait` and `as_completed` read `_state` several times under
+`_condition` and are told twice of a future whose state changes in between. So
+from the moment there is a Watch the state becomes final only under its lock.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import logging
+import threading
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, InvalidStateError
+from contextvars import Context
+from typing import Any, Literal, Protocol, TypeVar, overload
+
+__all__ = ["Future"]
+
+T = TypeVar("T")
+
+# The stdlib's own words for the states: its `wait` and `as_completed` compare them.
+PENDING = "PENDING"
+RUNNING = "RUNNING"
+CANCELLED = "CANCELLED_AND_NOTIFIED"
+FINISHED = "FINISHED"
+
+#: The order of submission across all services, for waits on several futures.
+serials = itertools.count(1)
+
+_logger = logging.getLogger("boundedexec")
+
+
+def report(message: str, *args: object, exception: BaseException) -> None:
+    """Log a failure that has no caller to be raised to; a broken handler ends here."""
+    try:
+        _logger.error(message, *args, exc_info=exception)
+    except Exception:
+        pass
+
+
+def name_of(fn: object) -> str:
+    """What a person calls `fn`: its qualified name, else its repr."""
+    return getattr(fn, "__qualname__", None) or repr(fn)
+
+
+class Waiter(Protocol):
+    """What is told of a future's end, in the stdlib's words."""
+
+    def add_result(self, future: Any, /) -> None: ...
+    def add_exception(self, future: Any, /) -> None: ...
+    def add_cancelled(self, future: Any, /) -> None: ...
+
+
+class Owner(Protocol):
+    """What a submission needs of the service that accepted it."""
+
+    lost: bool
+    away: set[object]
+
+    def check_idle(self) -> None: ...
+    def executes(self, future: Future[Any], /) -> bool: ...
+
+
+class Body(Protocol):
+    """What a future needs of the body that waits for it."""
+
+    def wait_for(self, future: Future[Any], /) -> None: ...
+
+
+class _Current(threading.local):
+    #: The body that this thread executes, None on every other thread.
+    body: Body | None = None
+    #: The service that accepts what this thread submits though it is shut down: an
+    #: owed submission was accepted when it was made.
+    admitted: Owner | None = None
+
+
+current = _Current()
+
+
+class Signal:
+    """A waiter for one thread: a lock that is released once, when the future is over."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+        self.lock.acquire()
+
+    def add_result(self, future: object) -> None:
+        try:
+            self.lock.release()
+        except RuntimeError:
+            pass  # Told before: a future that ended while it was looked at.
+
+    add_exception = add_cancelled = add_result
+
+
+class Watch:
+    """What a watched future has: the lock of its last transition, and who is told."""
+
+    __slots__ = ("lock", "waiters", "callbacks")
+
+    def __init__(self) -> None:
+        # Reentrant: a signal handler or a `__del__` may come in between.
+        self.lock = threading.RLock()
+        self.waiters: list[Waiter] = []
+        self.callbacks: deque[Callable[[Any], object]] | None = None
+
+
+class Failure:
+    """An exception and whether anybody asked for it. Reports it when dropped unasked."""
+
+    __slots__ = ("exception", "name", "asked")
+
+    def __init__(self, exception: BaseException, name: str, asked: bool) -> None:
+        self.exception = exception
+        self.name = name
+        self.asked = asked
+
+    def __del__(self) -> None:
+        if not self.asked:
+            report(
+                "nobody asked for the exception of %s: %r",
+                self.name,
+                self.exception,
+                exception=self.exception,
+            )
+
+
+class Future(concurrent.futures.Future[T]):
+    """The result of a submission that may not have happened yet.
+
+    A `concurrent.futures.Future` in every respect, for the stdlib's `wait` and
+    `as_completed` and for asyncio too. What differs:
+
+    * `result()` and `exception()` without a timeout, called in a body, lend the
+      body's slot to the submission where it is still queued, and raise
+      `DeadlockError` where they could never return.
+    * `cancel()` is final at once; waiters need not wait for a worker to see it.
+    * An exception that nobody asked for is logged on `boundedexec` when the
+      future is dropped.
+    """
+
+    __slots__ = (
+        "_state",
+        "_result",  # set by success alone
+        "_failure",  # set by failure; None after a cancel
+        "_owner",  # what accepted the submission; None for a bare future
+        "_args",
+        "_kwargs",
+        "_context",
+        "_serial",
+    )
+
+    _result: T
+    _failure: Failure | None
+    _owner: Owner | None
+    _args: tuple[Any, ...]
+    _kwargs: dict[str, Any] | None
+    _context: Context | None
+    _serial: int
+
+    # Ordinary attributes, not slots: `_fn` is the claim, `_watch` is made by
+    # `dict.setdefault` when somebody needs it. See the module's first lines.
+    _fn: Any
+    _watch: Watch | None = None
+    _reported = True
+
+    def __init__(self) -> None:
+        self._state = PENDING
+        self._owner = None
+        self._serial = 0
+        self._fn = True
+
+    # What the stdlib's `wait` and `as_completed` use.
+
+    @property
+    def _condition(self) -> Any:  # type: ignore[override]
+        return self._watched().lock
+
+    @property
+    def _waiters(self) -> Any:  # type: ignore[override]
+        return self._watched().waiters
+
+    def _watched(self) -> Watch:
+        watch = self._watch
+        if watch is None:
+            made = Watch()
+            # Nobody may read the state under this lock before it is settled
+            # whether the future was already being finished:
+            # 1. a worker stores the outcome and sees no Watch;
+            # 2. it is published here, and `wait` reads "not finished" under it;
+            # 3. the worker stores FINISHED without telling anybody.
+            with made.lock:
+                watch = self.__dict__.setdefault("_watch", made)
+                late = watch is made and self._has_outcome()
+                if late:
+                    self._close(watch)
+            if late:
+                self._settle()
+        if self._state is PENDING or self._state is RUNNING:
+            self._drop_if_lost()
+        return watch
+
+    def _has_outcome(self) -> bool:
+        try:
+            self._result
+        except AttributeError:
+            try:
+                self._failure
+            except AttributeError:
+                return False
+        return True
+
+    def _drop_if_lost(self) -> bool:
+        """In a forked child nobody is left to finish what was unfinished: cancel it."""
+        owner = self._owner
+        if owner is None or not owner.lost:
+            return False
+        self._forget()
+        self._failure = None
+        self._state = CANCELLED
+        # The lock of the old Watch may be held by a thread that is not here.
+        self.__dict__["_watch"] = Watch()
+        return True
+
+    def _forget(self) -> None:
+        self._args = ()
+        self._kwargs = self._context = None
+
+    def _close(self, watch: Watch) -> None:
+        """Make the state final and tell the waiters, once."""
+        with watch.lock:
+            if self.done():
+                return
+            try:
+                failure = self._failure
+            except AttributeError:
+                self._state = FINISHED
+                for waiter in watch.waiters.copy():
+                    waiter.add_result(self)
+            else:
+                self._state = CANCELLED if failure is None else FINISHED
+                for waiter in watch.waiters.copy():
+                    if failure is None:
+                        waiter.add_cancelled(self)
+                    else:
+                        waiter.add_exception(self)
+
+    def _settle(self, tolerated: type[BaseException] = Exception) -> None:
+        """Finish a watched future whose outcome is stored; its callbacks run here.
+
+        Harmless when repeated, and by two threads at once: the first makes the
+        state final, each callback is taken by one.
+        """
+        watch = self._watch
+        assert watch is not None
+        self._close(watch)
+        callbacks = watch.callbacks
+        while callbacks:
+            try:
+                callback = callbacks.popleft()
+            except IndexError:
+                break
+            self._call(callback, tolerated)
+
+    def _call(
+        self,
+        callback: Callable[[Any], object],
+        tolerated: type[BaseException] = Exception,
+    ) -> None:
+        try:
+            callback(self)
+        except tolerated as exception:
+            report("exception calling callback for %r", self, exception=exception)
+
+    def _fail(
+        self, exception: BaseException, name: str, tolerated: type[BaseException] = Exception
+    ) -> None:
+        """Finish with `exception`; for whoever has the claim."""
+        self._failure = Failure(exception, name, not self._reported)
+        if self._watch is None:
+            self._state = FINISHED
+        else:
+            self._settle(tolerated)
+
+    def _become_cancelled(self) -> None:
+        """Finish as cancelled; for whoever has the claim."""
+        self._forget()
+        self._failure = None
+        if self._watch is None:
+            self._state = CANCELLED
+        else:
+            self._settle()
+
+    def _revoke(self) -> bool:
+        """Cancel it whoever else wants it: its service is shut down."""
+        return self.cancel()
+
+    def _claim(self) -> bool:
+        return self._take() is not None
+
+    def _take(self) -> Any:
+        """Claim it; its callable, or None where another was first."""
+        try:
+            fn = self._fn
+            del self._fn
+        except AttributeError:
+            return None
+        return fn
+
+    def _unreported(self) -> None:
+        """Whoever dropped this future never showed it to anybody: not worth a report."""
+        self._reported = False
+        failure = getattr(self, "_failure", None)
+        if failure is not None:
+            failure.asked = True
+
+    # The public surface.
+
+    def cancel(self) -> bool:
+        """Cancel the submission if it has not started.
+
+        Returns True if it is cancelled, False if it runs or is over. Never blocks
+        but for the done-callbacks, which run here.
+        """
+        owner = self._owner
+        if owner is None:
+            if self._claim():
+                self._become_cancelled()
+                return True
+            return self.cancelled()
+        # Outstanding until the callbacks have run, though no longer queued.
+        owner.away.add(self)
+        try:
+            if not self._claim() and not self._is_being_cancelled(owner):
+                return self.cancelled()
+            self._become_cancelled()
+            return True
+        finally:
+            owner.away.discard(self)
+            owner.check_idle()
+
+    def _is_being_cancelled(self, owner: Owner) -> bool:
+        """Whether another `cancel` has the claim and has not come further.
+
+        A body's thread says what it executes before it claims it, and goes on saying
+        so until the state is final: not to be seen there, and then still pending, is
+        not to be executed.
+        """
+        return not owner.executes(self) and self._state is PENDING and not self._drop_if_lost()
+
+    def cancelled(self) -> bool:
+        """Whether the submission was cancelled. Never blocks."""
+        return self._state is CANCELLED or (self._state is not FINISHED and self._drop_if_lost())
+
+    def running(self) -> bool:
+        """Whether the body executes now. Never blocks."""
+        return self._state is RUNNING and not self._drop_if_lost()
+
+    def done(self) -> bool:
+        """Whether it is finished or cancelled. Never blocks."""
+        state = self._state
+        return state is FINISHED or state is CANCELLED or self._drop_if_lost()
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the body returned, or raise what it raised.
+
+        Blocks up to `timeout` seconds, for ever with None. Raises `TimeoutError`,
+        `CancelledError`, and in a body without a timeout `DeadlockError` where the
+        wait could never end; there it lends the body's slot to this submission.
+        """
+        failure: Failure | None = None
+        try:
+            if self._state is not FINISHED:
+                self._wait(timeout)
+            try:
+                return self._result
+            except AttributeError:
+                failure = self._failure
+            assert failure is not None
+            failure.asked = True
+            raise failure.exception
+        finally:
+            # The traceback holds this frame: no way from there back to the future.
+            del self, failure
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the body raised, None if it returned. Blocks and raises as `result`."""
+        if self._state is not FINISHED:
+            self._wait(timeout)
+        try:
+            failure = self._failure
+        except AttributeError:
+            return None
+        assert failure is not None
+        failure.asked = True
+        return failure.exception
+
+    def _wait(self, timeout: float | None) -> None:
+        """Return once finished; raise if cancelled or out of time."""
+        try:
+            if not self.done():
+                body = current.body
+                if body is not None and timeout is None:
+                    body.wait_for(self)
+                elif not self._await_end(timeout):
+                    raise concurrent.futures.TimeoutError(*self._why_late(body))
+            if self._state is CANCELLED:
+                raise CancelledError()
+        finally:
+            del self  # As in `result`.
+
+    def _await_end(self, timeout: float | None) -> bool:
+        watch = self._watched()
+        signal = Signal()
+        watch.waiters.append(signal)
+        try:
+            # Published, so look again: who ended it before did not tell us.
+            if not self.done():
+                if timeout is None:
+                    signal.lock.acquire()
+                elif timeout > 0:
+                    signal.lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
+        finally:
+            watch.waiters.remove(signal)
+        return self.done()
+
+    def _why_late(self, body: object) -> Iterable[str]:
+        if self._owner is None or self._state is not PENDING:
+            return ()
+        reason = "the submission has not started: no slot was free for it"
+        if body is not None:
+            reason += "; wait without a timeout, or give this body's slot away with yield_slot"
+        return (reason,)
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
+        """Call `fn(future)` once it is over: on the body's thread, as part of the body,
+        or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
+        if not self.done():
+            watch = self._watched()
+            with watch.lock:
+                if not self.done():
+                    if watch.callbacks is None:
+                        watch.callbacks = deque()
+                    watch.callbacks.append(fn)
+                    return
+        self._call(fn)
+
+    # What executors call on a future of their own making.
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Mark a bare future as running. Returns False if it was cancelled."""
+        if self._claim():
+            self._state = RUNNING
+            return True
+        if self.cancelled():
+            return False
+        raise RuntimeError(f"future in unexpected state: {self._state}")
+
+    def set_result(self, result: T) -> None:
+        """Finish a bare future. Raises `InvalidStateError` if it is over."""
+        with self._watched().lock:
+            self._check_open()
+            self._result = result
+        self._settle()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Finish a bare future. Raises `InvalidStateError` if it is over."""
+        if exception is None:
+            raise TypeError("exception must be an exception, not None")
+        with self._watched().lock:
+            self._check_open()
+            self._failure = Failure(exception, "a bare future", not self._reported)
+        self._settle()
+
+    def _check_open(self) -> None:
+        if self._has_outcome() or not (self._claim() or self._state is RUNNING):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def _get_snapshot(
+        self,
+    ) -> (
+        tuple[Literal[False], Literal[False], None, None]
+        | tuple[Literal[True], bool, T | None, BaseException | None]
+    ):
+        """What asyncio asks from Python 3.14 on: done, cancelled, result, exception."""
+        if not self.done():
+            return False, False, None, None
+        if self._state is CANCELLED:
+            return True, True, None, None
+        exception = self.exception()
+        return True, False, None if exception is not None else self._result, exception
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else self._state.lower()
+        return f"<{type(self).__name__} at {id(self):#x} state={state}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Future cannot be pickled: it stands for a body in this process")

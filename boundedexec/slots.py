@@ -1,0 +1,545 @@
+"""The bounded semaphore: who may execute, and in what order.
+
+A submission is put into the queue, a resuming body among the resumers; then
+whoever put it there looks for a free slot. A worker whose body is over looks for
+resumers, then into the queue; where there is nothing it parks, frees its slot, and
+looks once more. Since everybody does its own step first and looks afterwards, one
+of two who do this at once sees the other: no slot stays free while somebody waits
+for it. No step takes a lock, so there is none that a signal handler, a `__del__`
+or a weakref callback could find held. It stands on:
+
+* `append`, `pop` and `popleft` of lists and deques and `add` and `discard` of sets
+  are single steps in C, with and without a GIL.
+* A store is seen by every load that comes after it.
+
+One wake-up is on its way at a time. A worker that has been woken wakes the next
+one before its body if there is more to do and another slot is free, and a worker
+goes on to the next submission by itself. So a burst of submissions costs its
+submitter one wake-up, and not a switch of threads for each.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from contextvars import Context
+from typing import Any
+
+from .futures import FINISHED, RUNNING, Future, current, name_of, report
+from .threads import Crew
+from .waiting import Body, Slot, found_slot, seek_slot
+
+AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+
+class _Observer:
+    """A thread in `wait_idle`; its lock is released when nothing was outstanding."""
+
+    def __init__(self) -> None:
+        self.satisfied = False
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def notify(self) -> None:
+        self.satisfied = True
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # Notified before.
+
+    def wait(self, timeout: float) -> None:
+        self._lock.acquire(True, timeout)
+
+
+class _Awake:
+    """Stands for the worker that was woken last, before there was one."""
+
+    fresh = False
+
+
+class Slots:
+    """The slots, the queue and the threads of one service.
+
+    What a Service is made of; its threads and futures refer to this and not to the
+    Service, which can therefore be collected while they are at work.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None,
+        *,
+        prefix: str,
+        idle_timeout: float | None,
+        initializer: Callable[[], object] | None,
+        lending: bool,
+        daemon: bool,
+    ) -> None:
+        self.max_workers = max_workers
+        self.unbounded = max_workers is None
+        self.lending = lending and max_workers is not None
+        self.daemon = daemon
+        self._settings: dict[str, Any] = {
+            "prefix": prefix,
+            "idle_timeout": idle_timeout,
+            "initializer": initializer,
+            "lending": lending,
+            "daemon": daemon,
+        }
+        #: Every slot there is. An unbounded service makes one where none is free.
+        self.all = [Slot() for _ in range(max_workers or 0)]
+        #: Those that nobody holds.
+        self.free = self.all.copy()
+        #: Submissions that have not started, in order. Those that were cancelled or
+        #: lent a slot have lost their claim, and are dropped by the worker they reach.
+        self.queue: deque[Future[Any]] = deque()
+        #: Bodies that want a slot back; they go before the queue.
+        self.resumers: deque[Body] = deque()
+        #: What is outstanding but neither queued nor holding a slot: bodies that have
+        #: yielded, owed submissions, callbacks of a cancelled one. Something enters
+        #: while it is still outstanding otherwise, and leaves when it is again.
+        self.away: set[object] = set()
+        #: The worker that was woken last. While it is not awake yet, it is the one
+        #: that will wake the others.
+        self.woken: Body | _Awake = _Awake()
+        #: Why nothing more is accepted; set once.
+        self.refusal: Callable[[], Exception] | None = None
+        #: Whether what is owed is cancelled, instead of run, after the shutdown.
+        self.cancelling = False
+        self.broken = False
+        #: The Service; it is told of its own end by the reference's callback.
+        self.owner: weakref.ref[Any] | None = None
+        #: Set in a forked child, where this is the parent's.
+        self.lost = False
+        self._observers: deque[_Observer] = deque()
+        self.crew = Crew(
+            self._new_body, prefix, idle_timeout, initializer, self._break, self._one_ended
+        )
+        _register(self)
+
+    def _new_body(self, crew: Crew, name: str) -> Body:
+        body = Body(crew, name)
+        body.slots = self
+        return body
+
+    # Slots.
+
+    def _take(self) -> Slot | None:
+        try:
+            slot = self.free.pop()
+        except IndexError:
+            if not self.unbounded:
+                return None
+            slot = Slot()
+            self.all.append(slot)
+        slot.uses += 1
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        """Give up a slot for good, to whoever is next."""
+        self.free.append(slot)
+        if self.resumers or self.queue:
+            self.dispatch_or_fail()
+        if self._observers:
+            self.check_idle()
+
+    def dispatch(self) -> None:
+        """Hand free slots out: to those who resume, then one to a worker for the queue.
+
+        Raises the `RuntimeError` of a thread that cannot be started.
+        """
+        while self.resumers or self.queue:
+            slot = self._take()
+            if slot is None:
+                return
+            try:
+                resumer = self.resumers.popleft()
+            except IndexError:
+                pass
+            else:
+                resumer.grant(slot)
+                continue
+            if not self.queue:
+                self.free.append(slot)
+                continue
+            try:
+                body = self.crew.obtain()
+            except BaseException:
+                self.free.append(slot)
+                raise
+            assert isinstance(body, Body)
+            body.slot = slot
+            body.fresh = True
+            body.hand(self.serve)
+            # Only now: whoever relies on it must know that it will come.
+            self.woken = body
+            return
+
+    def dispatch_or_fail(self) -> None:
+        """Dispatch where there is no caller to raise to."""
+        try:
+            self.dispatch()
+        except Exception as error:
+            if self._stirs():
+                return  # It looks into the queue when it is over.
+            while self.queue:
+                try:
+                    future = self.queue.popleft()
+                except IndexError:
+                    break
+                if future._claim():
+                    future._fail(error, "a submission for which no thread could be started")
+
+    def _stirs(self) -> bool:
+        """Whether anything executes that will look into the queue when it is over."""
+        return len(self.free) < len(self.all) or bool(self.away)
+
+    # Submissions.
+
+    def refuses(self) -> bool:
+        """Whether a submission must not be accepted; asked once there is a `refusal`."""
+        return self.broken or current.admitted is not self
+
+    def bodies(self) -> list[Body]:
+        return [worker for worker in list(self.crew.workers) if isinstance(worker, Body)]
+
+    def executes(self, future: Future[Any]) -> bool:
+        """Whether a thread executes `future`, or is about to."""
+        return any(body.future is future for body in self.bodies())
+
+    def wake(self, future: Future[Any]) -> None:
+        """See to it that a submission just queued is started when it may be.
+
+        Raises, and takes it back, where no thread can be started and nothing runs
+        after which it would be tried again.
+        """
+        try:
+            self.dispatch()
+        except Exception:
+            if self._stirs() or not self.take_back(future):
+                return
+            self.dispatch_or_fail()  # Others may have come since, relying on us.
+            raise
+
+    def take_back(self, future: Future[Any]) -> bool:
+        """Undo a submission that nobody has started."""
+        if not future._claim():
+            return False
+        try:
+            self.queue.remove(future)
+        except ValueError:
+            pass  # A worker has dropped it.
+        self.check_idle()
+        return True
+
+    def serve(self, body: Body) -> None:
+        """The job of a worker that was handed a slot: run what is queued."""
+        body.fresh = False
+        queue = self.queue
+        look_further = True
+        while not self.resumers:
+            try:
+                future = queue.popleft()
+            except IndexError:
+                break
+            if self.broken:
+                self._refuse(future)
+                continue
+            if look_further:
+                look_further = False
+                if queue and (self.free or self.unbounded):
+                    try:
+                        self.dispatch()
+                    except Exception:
+                        pass  # This worker goes on to the next by itself.
+            body.future = future  # Before the claim, see `Future.cancel`.
+            try:
+                fn = future._fn
+                del future._fn
+            except AttributeError:
+                continue  # Cancelled, or lent a slot.
+            body.fn = fn
+            _execute(body, future, fn)
+            if body.debts or body.slot is None:
+                break
+        future = fn = None  # type: ignore[assignment]
+        self._finish(body)
+
+    def serve_lent(self, body: Body) -> None:
+        """The job of a worker that was handed a submission and a lent slot."""
+        future, fn = body.future, body.fn
+        assert future is not None and fn is not None
+        if self.broken:
+            future._fail(self._broken_error(), name_of(fn))
+        else:
+            _execute(body, future, fn)
+        del future, fn
+        self._finish(body)
+
+    def rest(self, body: Body) -> None:
+        """The job of a worker that was obtained in vain."""
+        self.crew.park(body)
+
+    def _finish(self, body: Body) -> None:
+        """Keep nothing of the last body, park, and give the slot up."""
+        body.future = body.fn = None
+        debts, body.debts = body.debts, []
+        slot, body.slot = body.slot, None
+        self.away.discard(body)
+        # Parked before the slot is free, see `Crew.park`.
+        self.crew.park(body)
+        for debt in reversed(debts):
+            if debt.give_back(slot):
+                slot = None
+        if slot is None:
+            self.check_idle()
+            return
+        try:
+            resumer = self.resumers.popleft()
+        except IndexError:
+            self.release(slot)
+        else:
+            resumer.grant(slot)
+
+    # Yielding.
+
+    def give_away(self, body: Body) -> None:
+        """Give the slot of `body` to whoever is next."""
+        slot = body.slot
+        assert slot is not None
+        self.away.add(body)
+        body.slot = None
+        self.release(slot)
+
+    def resume(self, body: Body) -> None:
+        """Return when `body` has a slot again. Goes before what has not started."""
+        slot = None if self.resumers else self._take()
+        if slot is not None:
+            body.slot = slot
+        else:
+            self.away.add(body)
+            self.resumers.append(body)
+            self.dispatch_or_fail()
+            seek_slot(body)
+            body.granted.acquire()
+            found_slot(body)
+        self.away.discard(body)
+
+    # Outstanding work.
+
+    def idle(self) -> bool:
+        """Whether there was an instant at which nothing was outstanding.
+
+        All slots are free, nothing is away, nothing is queued; read one after the
+        other, and true of one instant only if no slot was taken meanwhile: what runs
+        on a slot can queue something, and only what runs on a slot takes something
+        out of the queue. `away` before the queue, for what is owed is queued before
+        it leaves `away`.
+        """
+        total = len(self.all)
+        free = self.free.copy()
+        if len(free) != total:
+            return False
+        uses = sum(slot.uses for slot in free)
+        if self.away or self.queue:
+            return False
+        free = self.free.copy()
+        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)
+
+    def check_idle(self) -> None:
+        """Tell those who wait for it if nothing is outstanding."""
+        if self._observers and self.idle():
+            while self._observers:
+                try:
+                    self._observers.popleft().notify()
+                except IndexError:
+                    break
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is outstanding; False when `timeout` passed first."""
+        if self.idle():
+            return True
+        observer = _Observer()
+        self._observers.append(observer)
+        try:
+            self.check_idle()
+            if timeout is None:
+                observer.wait(-1)
+            else:
+                observer.wait(min(max(timeout, 0), threading.TIMEOUT_MAX))
+            return observer.satisfied or self.idle()
+        finally:
+            try:
+                self._observers.remove(observer)
+            except ValueError:
+                pass  # It was notified.
+
+    # The end.
+
+    def close(self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False) -> None:
+        """Accept nothing more, end the threads that have nothing to do. Never blocks."""
+        if self.refusal is None:
+            self.refusal = lambda: RuntimeError(words)
+        if cancel:
+            self.cancelling = True
+            for owed in self.away.copy():
+                if isinstance(owed, Future):
+                    owed._revoke()
+            while self.queue:
+                try:
+                    self.queue.popleft().cancel()
+                except IndexError:
+                    break
+            self.check_idle()
+        self.crew.end()
+
+    def retire(self, _: object) -> None:
+        """The Service is gone: finish what was accepted."""
+        self.owner = None
+        self.close()
+
+    def join(self) -> None:
+        """Wait until nothing is outstanding and the threads are gone."""
+        self.wait_idle()
+        for worker in list(self.crew.workers):
+            worker.join()
+
+    def _one_ended(self) -> None:
+        self.check_idle()
+
+    # Broken by its initializer.
+
+    def _broken_error(self) -> BrokenThreadPool:
+        return BrokenThreadPool(
+            "A thread initializer failed, the thread pool is not usable anymore"
+        )
+
+    def _break(self, exception: BaseException) -> None:
+        report("exception in initializer:", exception=exception)
+        self.broken = True
+        self.refusal = self._broken_error
+        while self.queue:
+            try:
+                self._refuse(self.queue.popleft())
+            except IndexError:
+                break
+
+    def _refuse(self, future: Future[Any]) -> None:
+        if future._claim():
+            future._fail(self._broken_error(), "a submission")
+
+    # Fork.
+
+    def lose(self) -> None:
+        """In the child: what was outstanding in the parent is not outstanding here.
+
+        Futures of the parent's refer to this and see that they are lost; the Service
+        goes on with an empty one of the same kind.
+        """
+        self.lost = True
+        self.queue.clear()
+        self.resumers.clear()
+        self.crew.parked.clear()
+        self.crew.ending = True
+        service = None if self.owner is None else self.owner()
+        if service is not None:
+            fresh = Slots(self.max_workers, **self._settings)
+            fresh.refusal = self.refusal
+            fresh.broken = self.broken
+            service._attach(fresh)
+
+
+def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
+    """Run a submission whose claim this thread has, callbacks included."""
+    future._state = RUNNING
+    context = future._context
+    args = future._args
+    kwargs = future._kwargs
+    if context is None:
+        context = body.blank
+    else:
+        future._context = None
+    if args:
+        future._args = ()
+    if kwargs is not None:
+        future._kwargs = None
+    try:
+        if body.presets:
+            context = context.copy()
+            result = context.run(_preset, body.presets, fn, args, kwargs or {})
+        elif kwargs is not None:
+            result = context.run(fn, *args, **kwargs)
+        elif args:
+            result = context.run(fn, *args)
+        else:
+            result = context.run(fn)
+    except BaseException as exception:
+        # Without this frame, which goes on to other submissions.
+        trace = exception.__traceback__
+        exception.__traceback__ = trace and trace.tb_next
+        del trace
+        context.run(future._fail, exception, name_of(fn), BaseException)
+        # The traceback leads here through `f_back`: no way from here to the future.
+        del future, fn, args, kwargs, context
+    else:
+        future._result = result
+        if future._watch is None:
+            future._state = FINISHED
+        else:
+            context.run(future._settle, BaseException)
+    if len(body.blank):
+        body.blank = Context()
+
+
+def _preset(presets: Any, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    for variable, value in presets:
+        variable.set(value)
+    return fn(*args, **kwargs)
+
+
+# Exit and fork: every Slots there is, by weak references. Single steps only, for a
+# Service may be made or collected anywhere.
+_every: dict[int, weakref.ref[Slots]] = {}
+_exiting = False
+
+
+def _register(slots: Slots) -> None:
+    key = id(slots)
+    drop = _every.pop
+    _every[key] = weakref.ref(slots, lambda _: drop(key, None))
+    if _exiting:
+        slots.close(AFTER_EXIT)
+
+
+def _living() -> list[Slots]:
+    return [slots for slots in (ref() for ref in list(_every.values())) if slots is not None]
+
+
+def _finish_all() -> None:
+    """At exit: accept nothing more, finish what was accepted, abandon daemons."""
+    global _exiting
+    _exiting = True
+    living = _living()
+    for slots in living:
+        slots.close(AFTER_EXIT, cancel=slots.daemon)
+    for slots in living:
+        if not slots.daemon:
+            slots.join()
+
+
+def _lose_all() -> None:
+    current.body = None
+    for slots in _living():
+        slots.lose()
+
+
+# Before `threading` joins its threads, as the stdlib's pool does: `atexit` is too late,
+# daemon threads are frozen by then.
+threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lose_all)

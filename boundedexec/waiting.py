@@ -1,0 +1,617 @@
+"""Who waits for whom: lending, `DeadlockError`, `wait` and `as_completed`.
+
+A body that waits without a timeout stands in a graph: an arrow leads from it to
+each future that it waits for, and from a future to the body that executes it. A
+queued submission that such arrows lead to is given the slot of a body on the way,
+if one holds a slot of the same service: the body nearest to it. A wait from which
+every way leads back into itself can never end, and raises instead.
+
+Both are decided when a wait begins, when a lent slot comes back, and when a body
+that wants its slot back has to wait for it: nothing else makes a way. They are
+decided under one lock, so that of two waits that close a circle one is second.
+Only a body about to block takes that lock.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from .futures import PENDING, Future, current, name_of
+from .threads import Crew, Worker
+
+__all__ = ["DeadlockError", "as_completed", "wait"]
+
+T = TypeVar("T")
+AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
+
+
+class DeadlockError(RuntimeError):
+    """A wait that could never end: bodies that wait for each other in a circle.
+
+    Raised from the wait that closes the circle; the message names the bodies.
+    """
+
+
+class Slot:
+    """The right to execute, of one service."""
+
+    __slots__ = ("uses",)
+
+    def __init__(self) -> None:
+        #: How often it was taken; written by whoever holds it.
+        self.uses = 0
+
+
+class Lender(Protocol):
+    """What lending needs of the slots of a service."""
+
+    crew: Crew
+    max_workers: int | None
+    lending: bool
+    resumers: deque[Body]
+
+    def bodies(self) -> list[Body]: ...
+    def resume(self, body: Body, /) -> None: ...
+    def serve_lent(self, body: Any, /) -> None: ...
+    def rest(self, body: Any, /) -> None: ...
+
+
+class Body(Worker):
+    """A thread and the body that executes on it."""
+
+    slots: Lender
+
+    def __init__(self, crew: Crew, name: str) -> None:
+        super().__init__(crew, name)
+        #: The submission that executes, and its callable.
+        self.future: Future[Any] | None = None
+        self.fn: Callable[..., Any] | None = None
+        #: What it holds; None while the slot is yielded, lent, or there is no body.
+        self.slot: Slot | None = None
+        #: What it owes: its slot goes to the last of these lenders when it is over.
+        self.debts: list[Lend] = []
+        #: Where its own slot is.
+        self.lend: Lend | None = None
+        #: Released by whoever gives a slot to this body while it resumes.
+        self.granted = allocate_lock()
+        self.granted.acquire()
+
+    def _main(self) -> None:
+        current.body = self
+        super()._main()
+
+    def wait_for(self, future: Future[Any]) -> None:
+        """Block until `future` is over, lending the slot where that helps."""
+        waiting = _Wait(self, [future], ALL_COMPLETED)
+        try:
+            waiting.block()
+        finally:
+            waiting.uninstall()
+            del future, waiting  # A traceback may hold this frame.
+
+    def grant(self, slot: Slot) -> None:
+        """Give a slot to this body, which resumes; for whoever took it out of `resumers`."""
+        self.slot = slot
+        self.granted.release()
+
+
+class Lend:
+    """A slot on its way to the submission that a body waits for, and back."""
+
+    __slots__ = ("_lender", "_wait", "_open", "_returned")
+
+    def __init__(self, lender: Body, waiting: _Wait) -> None:
+        self._lender = lender
+        self._wait = waiting
+        # Popped by one of the two: the borrower who is over, the lender who goes on.
+        self._open = [None]
+        self._returned = False
+
+    def give_back(self, slot: Slot | None) -> bool:
+        """End the lend; the borrower is over. False: the lender went on, keep the slot."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        self._lender.slot = slot
+        self._lender.lend = None
+        self._returned = True
+        self._wait.wake()
+        return True
+
+    def abandon(self) -> None:
+        """Go on without the slot; if it is just coming back, have it."""
+        try:
+            self._open.pop()
+        except IndexError:
+            while not self._returned:
+                self._wait.lock.acquire()
+        else:
+            self._lender.lend = None
+
+
+# The graph. Changed and read under `_graph`; `hold` alone changes it without, in one
+# step, for `Coalescer.submit` calls it, which may be called where the lock is held.
+_graph = threading.RLock()
+_waits: dict[AnyFuture, _Node] = {}
+_resuming: dict[AnyFuture, Body] = {}
+
+_Place: TypeAlias = "_Node | Lender"
+
+
+class _Node:
+    """What an arrow of the graph starts from. By itself: a future that is held up by
+    others, see `hold`."""
+
+    #: The body that waits, if one does.
+    body: Body | None = None
+    #: Whether any of `pending` ends it; else all must.
+    any = False
+
+    def __init__(self, pending: dict[AnyFuture, None]) -> None:
+        self.pending = pending
+        #: The services that accepted `pending`.
+        self.owners = {getattr(future, "_owner", None) for future in pending} - {None}
+
+    def over(self) -> bool:
+        return False
+
+    def unfinished(self) -> int:
+        return len(self.pending)
+
+    def queued(self) -> Iterator[Future[Any]]:
+        """Those of `pending` that nobody has started."""
+        for future in self.pending:
+            if isinstance(future, Future) and _is_queued(future):
+                yield future
+
+    def wake(self) -> None:
+        """Have the body look again."""
+
+
+class _Wait(_Node):
+    """A body's wait for futures, told of their ends as the stdlib's waiters are."""
+
+    def __init__(self, body: Body, futures: Iterable[AnyFuture], return_when: str) -> None:
+        # In the order of submission, which is the order in which slots are lent.
+        super().__init__(dict.fromkeys(sorted(futures, key=_serial)))
+        self.body = self._waiter = body
+        self.any = return_when == FIRST_COMPLETED
+        self.lock = allocate_lock()
+        self.lock.acquire()
+        self.finished: deque[AnyFuture] = deque()
+        self._failed = False
+        self._stops_at_failure = return_when == FIRST_EXCEPTION
+        self._needed = 1 if self.any else len(self.pending)
+        self._watched: list[AnyFuture] = []
+        for future in self.pending:
+            with future._condition:
+                if not future.done():
+                    future._waiters.append(self)  # type: ignore[arg-type]
+                    self._watched.append(future)
+                    continue
+            if self._stops_at_failure and not future.cancelled() and future.exception():
+                self._failed = True
+            self.finished.append(future)
+
+    def uninstall(self) -> None:
+        for future in self._watched:
+            with future._condition:
+                future._waiters.remove(self)  # type: ignore[arg-type]
+
+    def add_result(self, future: AnyFuture) -> None:
+        self.finished.append(future)
+        if len(self.finished) >= self._needed:
+            self.wake()
+
+    add_cancelled = add_result
+
+    def add_exception(self, future: AnyFuture) -> None:
+        if self._stops_at_failure:
+            self._failed = True
+            self.wake()
+        self.add_result(future)
+
+    def wake(self) -> None:
+        try:
+            self.lock.release()
+        except RuntimeError:
+            pass  # It is awake, and looks at everything before it sleeps again.
+
+    def over(self) -> bool:
+        return len(self.finished) >= self._needed or self._failed
+
+    def unfinished(self) -> int:
+        return len(self.pending) - len(self.finished)
+
+    def block(self) -> None:
+        """Return when it is over, with the slot that the body had."""
+        body = self._waiter
+        me = body.future
+        assert me is not None
+        held = body.slot is not None
+        try:
+            with _graph:
+                if self.over():
+                    return
+                _waits[me] = self
+                _check_circle(self)
+                _lend(self)
+            while True:
+                self.lock.acquire()
+                if self.over():
+                    return
+                with _graph:
+                    _lend(self)
+        finally:
+            with _graph:
+                _waits.pop(me, None)
+            # Its slot may still be with a submission that no longer matters to it.
+            lend = body.lend
+            if lend is not None:
+                lend.abandon()
+            if held and body.slot is None:
+                body.slots.resume(body)
+            del me, self  # A traceback may hold this frame.
+
+
+def _serial(future: AnyFuture) -> int:
+    return getattr(future, "_serial", 0)
+
+
+def _leads(node: _Place, past_queues: bool) -> tuple[list[_Place], bool]:
+    """What `node` waits for that waits itself, and whether it can end without those.
+
+    A queued submission ends like any other, unless one looks `past_queues`: then it
+    waits for the slots of its service.
+    """
+    if not isinstance(node, _Node):
+        holders = [body for body in node.bodies() if body.slot is not None]
+        waits = [_waits.get(body.future) for body in holders if body.future is not None]
+        blocked = [waiting for waiting in waits if waiting is not None]
+        # A slot that nobody holds is on its way to somebody who goes on.
+        return [*blocked], len(blocked) < (node.max_workers or len(blocked) + 1)
+    leads: list[_Place] = []
+    pending = node.pending
+    few = len(_waits) < len(pending) and not past_queues and not node.any
+    for future in list(_waits) if few else list(pending):
+        lead: _Place | None = _waits.get(future)
+        if lead is None and past_queues:
+            lead = _slots_wanted_by(future)
+        if lead is not None and not future.done():
+            if future in pending:
+                leads.append(lead)
+        elif node.any:
+            return leads, True
+    return leads, not leads
+
+
+def _slots_wanted_by(future: AnyFuture) -> Lender | None:
+    body = _resuming.get(future)
+    if body is not None:
+        return body.slots
+    if isinstance(future, Future) and _is_queued(future):
+        return future._owner  # type: ignore[return-value]
+    return None
+
+
+def _is_queued(future: Future[Any]) -> bool:
+    return future._state is PENDING and future._owner is not None and hasattr(future, "_fn")
+
+
+def _explore(
+    start: _Node, past_queues: bool
+) -> tuple[dict[_Place, list[_Place]], set[_Place]]:
+    """Where `start` leads to, and what of it can end.
+
+    What executes without waiting can end. From there it spreads: to a wait for any
+    of several, or for a slot, from one of them; to others from all.
+    """
+    leads: dict[_Place, list[_Place]] = {}
+    can_end: set[_Place] = set()
+    reached: list[_Place] = [start]
+    for node in reached:
+        if node not in leads:
+            leads[node], ends = _leads(node, past_queues)
+            if ends:
+                can_end.add(node)
+            reached += leads[node]
+    grown = True
+    while grown and start not in can_end:
+        grown = False
+        for node, others in leads.items():
+            enough = all if isinstance(node, _Node) and not node.any else any
+            if node not in can_end and enough(other in can_end for other in others):
+                can_end.add(node)
+                grown = True
+    return leads, can_end
+
+
+def _check_circle(start: _Wait) -> None:
+    """Raise `DeadlockError` if `start` can never end."""
+    leads, can_end = _explore(start, past_queues=False)
+    if start in can_end:
+        return
+    names: list[str] = []
+    seen: set[_Place] = set()
+    node: _Place = start
+    while True:
+        if isinstance(node, _Node) and node.body is not None:
+            names.append(name_of(node.body.fn))
+        if node in seen:
+            break
+        seen.add(node)
+        node = next(other for other in leads[node] if other not in can_end)
+    raise DeadlockError(
+        f"this wait could never end: the bodies wait in a circle, {' -> '.join(names)}"
+    )
+
+
+def _lend(start: _Node) -> None:
+    """Lend what can be lent along the way from `start`.
+
+    Raises the `RuntimeError` of a thread that cannot be started.
+    """
+    if not _lend_along(start):
+        _lend_where_stuck(start)
+
+
+def _lend_where_stuck(start: _Node) -> None:
+    """Where queues wait for each other's slots, lend one.
+
+    Each of two services may be full of bodies that wait for what is queued on the
+    other. No body is on a way from itself to its own service's queue, and nothing is
+    a circle of bodies; but a slot of either, lent, sets both going.
+    """
+    leads, can_end = _explore(start, past_queues=True)
+    if start in can_end:
+        return
+    for node in leads:
+        if node in can_end or not isinstance(node, _Node):
+            continue
+        for future in node.pending:
+            slots = _slots_wanted_by(future)
+            for waiting in leads.get(slots, ()) if slots is not None else ():
+                if isinstance(waiting, _Node) and _can_give(waiting, slots):
+                    assert waiting.body is not None
+                    _lend_to(waiting.body, future)
+                    return
+
+
+def _lend_along(start: _Node) -> bool:
+    """Give the slots of bodies that wait along with `start` to what they wait for.
+
+    Returns whether there was one to give.
+    """
+    lent = False
+    came_from: dict[_Node, _Node | None] = {start: None}
+    reached: list[_Node] = [start]
+    for waiting in reached:
+        # Services that have no slot to lend on this way: there may be very many
+        # futures of theirs, and none needs a look.
+        without: set[object] = set()
+        for queued in waiting.queued():
+            if queued._owner not in without:
+                giver = _giver(queued._owner, waiting, came_from)
+                if giver is not None:
+                    _lend_to(giver, queued)
+                    lent = True
+                    continue
+                without.add(queued._owner)
+            if len(without) == len(waiting.owners):
+                break
+        for future, body in list(_resuming.items()):
+            if future in waiting.pending:
+                giver = _giver(body.slots, waiting, came_from)
+                if giver is not None:
+                    _lend_to(giver, future)
+                    lent = True
+        for other in _leads(waiting, past_queues=False)[0]:
+            if isinstance(other, _Node) and other not in came_from:
+                came_from[other] = waiting
+                reached.append(other)
+    return lent
+
+
+def _giver(
+    slots: object, waiting: _Node, came_from: dict[_Node, _Node | None]
+) -> Body | None:
+    """The body nearest to `waiting` that holds one of `slots`: on the way there from
+    the start, else among those who wait for the start."""
+    step: _Node | None = waiting
+    start = waiting
+    while step is not None:
+        if _can_give(step, slots):
+            return step.body
+        start, step = step, came_from[step]
+    if start.body is not None:
+        us: AnyFuture | None = start.body.future
+    else:
+        us = next(iter(start.pending))
+    assert us is not None
+    for step in _those_waiting_for(us):
+        if _can_give(step, slots):
+            return step.body
+    return None
+
+
+def _can_give(waiting: _Node, slots: object) -> bool:
+    body = waiting.body
+    return (
+        body is not None
+        and body.slot is not None
+        and body.slots is slots
+        and body.slots.lending
+        and not waiting.over()
+    )
+
+
+def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
+    """The waits that lead to `future`, the nearest first."""
+    reached: dict[AnyFuture, None] = {future: None}
+    todo = [future]
+    for target in todo:
+        for waits, waiting in list(_waits.items()):
+            if waits not in reached and target in waiting.pending:
+                reached[waits] = None
+                todo.append(waits)
+                yield waiting
+
+
+def _lend_to(giver: Body, future: AnyFuture) -> None:
+    """Lend the slot of `giver` to a queued submission or a body that resumes."""
+    body = _resuming.get(future)
+    if body is not None:
+        try:
+            body.slots.resumers.remove(body)
+        except ValueError:
+            return  # It was given a slot in this moment.
+        body.grant(_owe(giver, body))
+        return
+    slots = giver.slots
+    # First the thread, for without one the submission has to stay where it is.
+    borrower = slots.crew.obtain()
+    assert isinstance(borrower, Body) and isinstance(future, Future)
+    borrower.future = future  # Before the claim, see `Future.cancel`.
+    fn = future._take()
+    if fn is None:
+        borrower.future = None
+        borrower.hand(slots.rest)  # It was started or cancelled in this moment.
+        return
+    borrower.fn = fn
+    borrower.slot = _owe(giver, borrower)
+    borrower.hand(slots.serve_lent)
+
+
+def _owe(giver: Body, borrower: Body) -> Slot:
+    """Take the slot of a body that waits, to be given back by the borrower."""
+    assert giver.future is not None and giver.slot is not None
+    waiting = _waits[giver.future]
+    assert isinstance(waiting, _Wait)
+    giver.lend = Lend(giver, waiting)
+    borrower.debts.append(giver.lend)
+    slot, giver.slot = giver.slot, None
+    return slot
+
+
+def seek_slot(body: Body) -> None:
+    """Have a body that waits for `body`, which resumes, lend it the slot it needs.
+
+    Else it would wait for one that is held by a body which waits for it.
+    """
+    assert body.future is not None
+    with _graph:
+        _resuming[body.future] = body
+        _lend(_Node({body.future: None}))
+
+
+def found_slot(body: Body) -> None:
+    """Undo `seek_slot`."""
+    assert body.future is not None
+    _resuming.pop(body.future, None)
+
+
+def hold(future: AnyFuture, other: AnyFuture) -> None:
+    """Say that `future` cannot be over before `other` is. Takes no lock."""
+    _waits[future] = _Node({other: None})
+    # Whoever waits for it looks again whether there is something to lend to.
+    for waiting in _those_waiting_for(future):
+        waiting.wake()
+
+
+def let_go(future: AnyFuture) -> None:
+    """Undo `hold`. Takes no lock."""
+    _waits.pop(future, None)
+
+
+def _forget_all() -> None:
+    """In a forked child none of those who waited is there."""
+    global _graph
+    _graph = threading.RLock()
+    _waits.clear()
+    _resuming.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def wait(
+    fs: Iterable[concurrent.futures.Future[T]],
+    timeout: float | None = None,
+    return_when: str = ALL_COMPLETED,
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    """`concurrent.futures.wait`, lending the body's slot to what it waits for.
+
+    Blocks up to `timeout` seconds, for ever with None. Returns the sets of futures
+    that are done and not done. In a body and without a timeout the slot goes from
+    one queued future to the next, in the order of submission, until the wait is
+    over; raises `DeadlockError` where it could never be.
+    """
+    futures = set(fs)
+    body = current.body
+    if isinstance(body, Body) and timeout is None:
+        if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+            raise ValueError(f"invalid return condition: {return_when!r}")
+        _wait_in_body(body, futures, return_when)
+        timeout = 0
+    return concurrent.futures.wait(futures, timeout, return_when)
+
+
+def _wait_in_body(body: Body, futures: set[concurrent.futures.Future[T]], how: str) -> None:
+    done, not_done = concurrent.futures.wait(futures, 0, how)
+    if not not_done or (how == FIRST_COMPLETED and done):
+        return
+    if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
+        return
+    waiting = _Wait(body, not_done, how)
+    try:
+        waiting.block()
+    finally:
+        waiting.uninstall()
+
+
+def as_completed(
+    fs: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
+) -> Iterator[concurrent.futures.Future[T]]:
+    """`concurrent.futures.as_completed`, lending the body's slot to what it waits for.
+
+    Yields each future once as it is done; raises `TimeoutError` when `timeout`
+    seconds have passed since the first step. In a body and without a timeout each
+    step lends the slot as `wait` for the first of them does.
+    """
+    body = current.body
+    if not isinstance(body, Body):
+        yield from concurrent.futures.as_completed(fs, timeout)
+        return
+    futures = set(fs)
+    if timeout is not None:
+        try:
+            yield from concurrent.futures.as_completed(futures, timeout)
+        except concurrent.futures.TimeoutError as error:
+            if any(f._why_late(body) for f in futures if isinstance(f, Future)):
+                raise concurrent.futures.TimeoutError(
+                    f"{error}; some have not started: no slot was free for them; wait without"
+                    " a timeout, or give this body's slot away with yield_slot"
+                ) from None
+            raise
+        return
+    waiting = _Wait(body, futures, FIRST_COMPLETED)
+    del futures, fs
+    try:
+        while waiting.pending:
+            if not waiting.finished:
+                waiting.block()
+            future = waiting.finished.popleft()
+            del waiting.pending[future]
+            yield future
+            del future
+    finally:
+        waiting.uninstall()

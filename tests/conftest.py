@@ -1,0 +1,98 @@
+"""What the tests share: bodies that hold slots, scripts, starts that fail, the log."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+import boundedexec
+
+#: Seconds after which something that has to happen is taken not to.
+LIMIT = 30.0
+
+
+@contextmanager
+def holding(executor: Executor, count: int = 1) -> Iterator[None]:
+    """Have `count` bodies run on `executor` until the block is over."""
+    started = threading.Barrier(count + 1)
+    release = threading.Event()
+
+    def body() -> None:
+        started.wait(LIMIT)
+        release.wait()
+
+    futures = [executor.submit(body) for _ in range(count)]
+    try:
+        started.wait(LIMIT)
+        yield
+    finally:
+        release.set()
+        for future in futures:
+            future.result(LIMIT)
+
+
+def run_script(source: str, *flags: str, **environment: str) -> list[str]:
+    """Run `source` in an interpreter of its own: the lines it prints. Ends well and quietly."""
+    root = str(Path(boundedexec.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(source)],
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+class Starts:
+    """Starts threads in the package's name, or fails to."""
+
+    def __init__(self) -> None:
+        self.failing: Callable[[], bool] = lambda: False
+        self._start = _thread.start_new_thread
+
+    def fail(self, failing: bool = True) -> None:
+        self.failing = lambda: failing
+
+    def __call__(self, *args: Any) -> int:
+        if self.failing():
+            raise RuntimeError("can't start new thread")
+        return self._start(*args)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
+    """What starts the package's threads in this test. The test's own always start."""
+    starts = Starts()
+    monkeypatch.setattr(_thread, "start_new_thread", starts)
+    return starts
+
+
+@pytest.fixture
+def log() -> Iterator[SimpleQueue[logging.LogRecord]]:
+    """What is logged on `boundedexec`, as it comes."""
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.put(record)
+
+    handler = Handler()
+    logger = logging.getLogger("boundedexec")
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
