@@ -1,5 +1,17 @@
-"""For installers that look for this file; all of it is in setup.cfg."""
+"""All of it is in setup.cfg, but for what that cannot say."""
+
+from glob import glob
 
 from setuptools import setup
+from setuptools.command.sdist import sdist
 
-setup()
+
+class CompleteSdist(sdist):
+    """Has the whole checkout: by itself it would leave out what tests share, and tox.ini."""
+
+    def make_release_tree(self, base_dir, files):
+        more = glob("tests/*.py"), glob(".ci/*"), ["CHANGELOG.md", "tox.ini"]
+        super().make_release_tree(base_dir, sorted({*files, *sum(more, [])}))
+
+
+setup(cmdclass={"sdist": CompleteSdist})

@@ -52,7 +52,7 @@ def report(message: str, *args: object, exception: BaseException) -> None:
     """Log a failure that has no caller to be raised to; a broken handler ends here."""
     try:
         _logger.error(message, *args, exc_info=exception)
-    except Exception:
+    except BaseException:
         pass
 
 
@@ -96,8 +96,11 @@ class _Current(threading.local):
 current = _Current()
 
 
-class Signal:
-    """A waiter for one thread: a lock that is released once, when the future is over."""
+class Sleeper:
+    """A waiter that sleeps on a lock, which is released to wake it.
+
+    Its wake-up can be put off a little, see `Future._close`.
+    """
 
     __slots__ = ("lock",)
 
@@ -105,13 +108,25 @@ class Signal:
         self.lock = allocate_lock()
         self.lock.acquire()
 
-    def add_result(self, future: object) -> None:
+    def wake(self) -> None:
         try:
             self.lock.release()
         except RuntimeError:
-            pass  # Told before: a future that ended while it was looked at.
+            pass  # It is awake, and looks at everything before it sleeps again.
 
-    add_exception = add_cancelled = add_result
+    def note(self, future: Any, failed: bool) -> bool:
+        """Take note of a future that is over; whether that wakes the sleeper."""
+        return True
+
+    def add_result(self, future: Any) -> None:
+        if self.note(future, False):
+            self.wake()
+
+    add_cancelled = add_result
+
+    def add_exception(self, future: Any) -> None:
+        if self.note(future, True):
+            self.wake()
 
 
 class Watch:
@@ -144,6 +159,11 @@ class Failure:
                 self.exception,
                 exception=self.exception,
             )
+
+
+def wake_all(late: list[Sleeper]) -> None:
+    while late:
+        late.pop().wake()
 
 
 class Future(concurrent.futures.Future[T]):
@@ -247,8 +267,13 @@ class Future(concurrent.futures.Future[T]):
         self._args = ()
         self._kwargs = self._context = None
 
-    def _close(self, watch: Watch) -> None:
-        """Make the state final and tell the waiters, once."""
+    def _close(self, watch: Watch, late: list[Sleeper] | None = None) -> None:
+        """Make the state final and tell the waiters, once.
+
+        Those who sleep are woken here, or put into `late` for the caller to wake: a
+        thread that is woken by one that goes on running waits a second time, for the
+        GIL.
+        """
         with watch.lock:
             if self.done():
                 return
@@ -256,26 +281,32 @@ class Future(concurrent.futures.Future[T]):
                 failure = self._failure
             except AttributeError:
                 self._state = FINISHED
-                for waiter in watch.waiters.copy():
-                    waiter.add_result(self)
+                tell = "add_result"
             else:
                 self._state = CANCELLED if failure is None else FINISHED
-                for waiter in watch.waiters.copy():
-                    if failure is None:
-                        waiter.add_cancelled(self)
-                    else:
-                        waiter.add_exception(self)
+                tell = "add_cancelled" if failure is None else "add_exception"
+            for waiter in watch.waiters.copy():
+                if late is None or not isinstance(waiter, Sleeper):
+                    getattr(waiter, tell)(self)
+                elif waiter.note(self, tell == "add_exception"):
+                    late.append(waiter)
 
-    def _settle(self, tolerated: type[BaseException] = Exception) -> None:
+    def _settle(
+        self,
+        tolerated: type[BaseException] = Exception,
+        late: list[Sleeper] | None = None,
+    ) -> None:
         """Finish a watched future whose outcome is stored; its callbacks run here.
 
-        Harmless when repeated, and by two threads at once: the first makes the
-        state final, each callback is taken by one.
+        Harmless when repeated, and by two threads at once: the first makes the state
+        final, each callback is taken by one.
         """
         watch = self._watch
         assert watch is not None
-        self._close(watch)
+        self._close(watch, late)
         callbacks = watch.callbacks
+        if callbacks and late:
+            wake_all(late)
         while callbacks:
             try:
                 callback = callbacks.popleft()
@@ -293,15 +324,13 @@ class Future(concurrent.futures.Future[T]):
         except tolerated as exception:
             report("exception calling callback for %r", self, exception=exception)
 
-    def _fail(
-        self, exception: BaseException, name: str, tolerated: type[BaseException] = Exception
-    ) -> None:
+    def _fail(self, exception: BaseException, name: str) -> None:
         """Finish with `exception`; for whoever has the claim."""
         self._failure = Failure(exception, name, not self._reported)
         if self._watch is None:
             self._state = FINISHED
         else:
-            self._settle(tolerated)
+            self._settle(BaseException)
 
     def _become_cancelled(self) -> None:
         """Finish as cancelled; for whoever has the claim."""
@@ -432,17 +461,17 @@ class Future(concurrent.futures.Future[T]):
 
     def _await_end(self, timeout: float | None) -> bool:
         watch = self._watched()
-        signal = Signal()
-        watch.waiters.append(signal)
+        sleeper = Sleeper()
+        watch.waiters.append(sleeper)
         try:
             # Published, so look again: who ended it before did not tell us.
             if not self.done():
                 if timeout is None:
-                    signal.lock.acquire()
+                    sleeper.lock.acquire()
                 elif timeout > 0:
-                    signal.lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
+                    sleeper.lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
         finally:
-            watch.waiters.remove(signal)
+            watch.waiters.remove(sleeper)
         return self.done()
 
     def _why_late(self, body: object) -> Iterable[str]:

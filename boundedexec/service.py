@@ -163,11 +163,11 @@ class Service(concurrent.futures.Executor):
         futures: deque[concurrent.futures.Future[T]] = deque()
         try:
             for call in calls:
-                futures.append(self.submit(fn, *call))
+                _add(futures, self, fn, call)
                 if len(futures) == buffersize:
                     break
         except BaseException:
-            _abandon(futures)
+            _cancel(futures)
             raise
         # With everything submitted the iterator needs nothing more of this service,
         # and must not keep it alive.
@@ -285,6 +285,19 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def _add(
+    futures: deque[concurrent.futures.Future[T]],
+    service: Service,
+    fn: Callable[..., T],
+    call: tuple[Any, ...],
+) -> None:
+    future = service.submit(fn, *call)
+    if isinstance(future, Future):
+        # Either the iterator raises what it raised, or nobody ever sees it.
+        future._unreported()
+    futures.append(future)
+
+
 def _results(
     futures: deque[concurrent.futures.Future[T]],
     end: float | None,
@@ -292,6 +305,8 @@ def _results(
     fn: Callable[..., T],
     calls: Iterator[tuple[Any, ...]],
 ) -> Iterator[T]:
+    # A generator that was never started is dropped without a word, as the stdlib's
+    # is: a call of `map` for its effects alone has them all.
     try:
         while futures:
             future = futures.popleft()
@@ -301,26 +316,22 @@ def _results(
                 else:
                     result = future.result(end - time.monotonic())
             except BaseException:
-                futures.appendleft(future)
+                future.cancel()
                 raise
-            del future
-            if service is not None:
-                owner = service()
-                if owner is not None:
-                    for call in calls:
-                        futures.append(owner.submit(fn, *call))
-                        break
-                del owner
+            finally:
+                del future
+            owner = service and service()
+            if owner is not None:
+                for call in calls:
+                    _add(futures, owner, fn, call)
+                    break
+            del owner
             yield result
             del result
     finally:
-        _abandon(futures)
+        _cancel(futures)
 
 
-def _abandon(futures: deque[concurrent.futures.Future[T]]) -> None:
-    """Drop futures that nobody else has seen."""
+def _cancel(futures: deque[concurrent.futures.Future[T]]) -> None:
     while futures:
-        future = futures.popleft()
-        future.cancel()
-        if isinstance(future, Future):
-            future._unreported()
+        futures.popleft().cancel()

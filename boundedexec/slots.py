@@ -30,7 +30,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from typing import Any
 
-from .futures import FINISHED, RUNNING, Future, current, name_of, report
+from .futures import FINISHED, RUNNING, Future, current, name_of, report, wake_all
 from .threads import Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
@@ -264,6 +264,8 @@ class Slots:
             except AttributeError:
                 continue  # Cancelled, or lent a slot.
             body.fn = fn
+            if body.late:
+                wake_all(body.late)
             _execute(body, future, fn)
             if body.debts or body.slot is None:
                 break
@@ -298,7 +300,15 @@ class Slots:
                 slot = None
         if slot is None:
             self.check_idle()
-            return
+        elif self.resumers:
+            self.hand_over(slot)
+        else:
+            self.release(slot)
+        # Last of all, for now this thread sleeps itself.
+        wake_all(body.late)
+
+    def hand_over(self, slot: Slot) -> None:
+        """Give a slot to a body that resumes, past the queue; free it if none does."""
         try:
             resumer = self.resumers.popleft()
         except IndexError:
@@ -483,7 +493,7 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         trace = exception.__traceback__
         exception.__traceback__ = trace and trace.tb_next
         del trace
-        context.run(future._fail, exception, name_of(fn), BaseException)
+        context.run(future._fail, exception, name_of(fn))
         # The traceback leads here through `f_back`: no way from here to the future.
         del future, fn, args, kwargs, context
     else:
@@ -491,7 +501,7 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         if future._watch is None:
             future._state = FINISHED
         else:
-            context.run(future._settle, BaseException)
+            context.run(future._settle, BaseException, body.late)
     if len(body.blank):
         body.blank = Context()
 

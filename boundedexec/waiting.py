@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from .futures import PENDING, Future, current, name_of
+from .futures import PENDING, Future, Sleeper, current, name_of
 from .threads import Crew, Worker
 
 __all__ = ["DeadlockError", "as_completed", "wait"]
@@ -79,6 +79,8 @@ class Body(Worker):
         self.debts: list[Lend] = []
         #: Where its own slot is.
         self.lend: Lend | None = None
+        #: Who sleeps until its last submission was over, and is to be woken.
+        self.late: list[Sleeper] = []
         #: Released by whoever gives a slot to this body while it resumes.
         self.granted = allocate_lock()
         self.granted.acquire()
@@ -176,16 +178,15 @@ class _Node:
         """Have the body look again."""
 
 
-class _Wait(_Node):
+class _Wait(Sleeper, _Node):
     """A body's wait for futures, told of their ends as the stdlib's waiters are."""
 
     def __init__(self, body: Body, futures: Iterable[AnyFuture], return_when: str) -> None:
         # In the order of submission, which is the order in which slots are lent.
-        super().__init__(dict.fromkeys(sorted(futures, key=_serial)))
+        _Node.__init__(self, dict.fromkeys(sorted(futures, key=_serial)))
+        Sleeper.__init__(self)
         self.body = self._waiter = body
         self.any = return_when == FIRST_COMPLETED
-        self.lock = allocate_lock()
-        self.lock.acquire()
         self.finished: deque[AnyFuture] = deque()
         self._failed = False
         self._stops_at_failure = return_when == FIRST_EXCEPTION
@@ -206,24 +207,11 @@ class _Wait(_Node):
             with future._condition:
                 future._waiters.remove(self)  # type: ignore[arg-type]
 
-    def add_result(self, future: AnyFuture) -> None:
-        self.finished.append(future)
-        if len(self.finished) >= self._needed:
-            self.wake()
-
-    add_cancelled = add_result
-
-    def add_exception(self, future: AnyFuture) -> None:
-        if self._stops_at_failure:
+    def note(self, future: AnyFuture, failed: bool) -> bool:
+        if failed and self._stops_at_failure:
             self._failed = True
-            self.wake()
-        self.add_result(future)
-
-    def wake(self) -> None:
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # It is awake, and looks at everything before it sleeps again.
+        self.finished.append(future)
+        return self.over()
 
     def over(self) -> bool:
         return len(self.finished) >= self._needed or self._failed

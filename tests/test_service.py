@@ -50,6 +50,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def logged(log: SimpleQueue[logging.LogRecord]) -> logging.LogRecord:
+    """The next record. Without a GIL, what this thread made is dropped while it executes."""
+    wait_until(lambda: not log.empty())
+    return log.get()
+
+
 # Making one.
 
 
@@ -448,7 +454,7 @@ def test_a_done_callback_that_raises_loses_nothing_and_is_logged(
         assert called.get(timeout=LIMIT) is future
         assert future.result(LIMIT) == 0
         assert service.submit(int).result(LIMIT) == 0
-        record = log.get(timeout=LIMIT)
+        record = logged(log)
         assert record.exc_info is not None and record.exc_info[1] is exception
 
 
@@ -540,23 +546,24 @@ def test_map_submits_at_once() -> None:
 
 def test_map_raises_what_a_call_raised_and_cancels_the_rest() -> None:
     ran: list[int] = []
+    cancelled = threading.Event()
 
     def body(index: int) -> int:
         ran.append(index)
         if index == 1:
-            release.wait(LIMIT)
             raise ValueError(index)
+        if index == 2:
+            cancelled.wait(LIMIT)
         return index
 
     with Service(1) as service:
-        release = threading.Event()
-        iterator = service.map(body, range(1000))
+        iterator = service.map(body, range(100))
         assert next(iterator) == 0
-        release.set()
         with pytest.raises(ValueError):
             next(iterator)
         assert list(iterator) == []
-    assert len(ran) < 1000
+        cancelled.set()
+    assert ran in ([0, 1], [0, 1, 2])
 
 
 def test_map_raises_when_its_time_is_up() -> None:
@@ -1002,7 +1009,7 @@ def test_an_exception_that_nobody_asked_for_is_logged_when_its_future_is_dropped
         assert log.empty()
         del future
         gc.collect()
-        record = log.get(timeout=LIMIT)
+        record = logged(log)
         assert record.levelno == logging.ERROR
         assert record.exc_info is not None and record.exc_info[1] is exception
         assert "of nobody's interest" in logging.Formatter().format(record)
@@ -1014,7 +1021,7 @@ def test_what_fails_after_its_future_was_dropped_is_logged_too(
 ) -> None:
     with Service(1) as service:
         service.submit(fail, Oops())
-        record = log.get(timeout=LIMIT)
+        record = logged(log)
         assert record.exc_info is not None and record.exc_info[0] is Oops
 
 

@@ -1,0 +1,99 @@
+"""What is installed is the package, whole, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def distribution() -> metadata.Distribution:
+    # Beside setup.py lies what the build left there, which is not what is installed.
+    path = [entry for entry in sys.path if Path(entry).resolve() != CHECKOUT]
+    for found in metadata.distributions(name="boundedexec", path=path):
+        return found
+    pytest.skip("boundedexec is not installed: pip install '.[test]'")
+
+
+def names(requirements: Iterable[str]) -> set[str]:
+    found = (re.match(r"[\w.-]+", requirement) for requirement in requirements)
+    return {match[0].lower().replace("_", "-") for match in found if match}
+
+
+def sources(folder: Path) -> set[str]:
+    """The files of the package, as paths below `folder`."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in (folder / "boundedexec").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_typing_extensions_is_the_only_dependency(distribution: metadata.Distribution) -> None:
+    required = distribution.requires or []
+    assert names(each for each in required if "extra ==" not in each) == {"typing-extensions"}
+
+
+def test_the_test_extra_is_pytest_and_its_timeout(distribution: metadata.Distribution) -> None:
+    extra = [each for each in distribution.requires or [] if "extra ==" in each]
+    assert names(extra) == {"pytest", "pytest-timeout"}
+    assert distribution.metadata.get_all("Provides-Extra") == ["test"]
+
+
+def test_the_metadata_says_what_it_is(distribution: metadata.Distribution) -> None:
+    assert distribution.version == "0.1.0"
+    assert distribution.metadata["Requires-Python"] == ">=3.10"
+    assert distribution.metadata["License"] == "MIT"
+    assert distribution.metadata.get_all("License-File") == ["LICENSE"]
+    classifiers = distribution.metadata.get_all("Classifier") or []
+    supported = [line.rsplit(" ", 1)[1] for line in classifiers if ":: Python :: 3." in line]
+    assert supported == [f"3.{minor}" for minor in range(10, 16)]
+
+
+def test_what_is_installed_is_the_package_and_nothing_else(
+    distribution: metadata.Distribution,
+) -> None:
+    assert (distribution.read_text("top_level.txt") or "").split() == ["boundedexec"]
+    site_packages = Path(str(distribution.locate_file("")))
+    if not (site_packages / "boundedexec").is_dir():
+        pytest.skip("an editable install has no files of its own")
+    installed = sources(site_packages)
+    assert "boundedexec/py.typed" in installed
+    # Where these differ, a build/ of another day beside setup.py may be why.
+    assert installed == sources(CHECKOUT)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("setuptools") is None, reason="setuptools is not installed"
+)
+def test_the_sdist_is_the_whole_checkout(tmp_path: Path) -> None:
+    # In a process of its own: setuptools changes the working directory's state.
+    subprocess.run(
+        [
+            sys.executable,
+            "setup.py",
+            "-q",
+            "egg_info",
+            f"--egg-base={tmp_path}",
+            "sdist",
+            f"--dist-dir={tmp_path}",
+        ],
+        cwd=CHECKOUT,
+        check=True,
+        capture_output=True,
+    )
+    with tarfile.open(tmp_path / "boundedexec-0.1.0.tar.gz") as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    tests = {f"tests/{path.name}" for path in (CHECKOUT / "tests").glob("*.py")}
+    beside = {"CHANGELOG.md", "LICENSE", "README.md", "setup.cfg", "setup.py", "tox.ini", ".ci/run"}
+    assert packed >= sources(CHECKOUT) | tests | beside
