@@ -166,6 +166,7 @@ class _RunFuture(Future[Any]):
     def __init__(self, run: _Run[Any], era: _Era) -> None:
         # Without a claim: who starts or cancels it is settled in `run.links`.
         self._state = PENDING
+        self._failure = None
         self._owner = era
         self._serial = 0
         self._run = run
@@ -220,15 +221,11 @@ class _RunFuture(Future[Any]):
 
     def _finish_cancelled(self) -> None:
         if not self.done():
-            self._failure = None
-            self._end(CANCELLED)
+            self._become_cancelled()
 
     def _end(self, state: str) -> None:
         let_go(self)
-        if self._watch is None:
-            self._state = state
-        else:
-            self._settle(BaseException)
+        super()._end(state)
 
 
 class Coalescer(Generic[K]):

@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from contextvars import Context
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 __all__ = ["Future"]
 
@@ -39,6 +39,8 @@ T = TypeVar("T")
 # The stdlib's own words for the states: its `wait` and `as_completed` compare them.
 PENDING = "PENDING"
 RUNNING = "RUNNING"
+#: Ours: the outcome is stored, and whoever stored it is about to make the state final.
+ENDING = "ENDING"
 CANCELLED = "CANCELLED_AND_NOTIFIED"
 FINISHED = "FINISHED"
 
@@ -114,12 +116,12 @@ class Sleeper:
         except RuntimeError:
             pass  # It is awake, and looks at everything before it sleeps again.
 
-    def note(self, future: Any, failed: bool) -> bool:
+    def note(self, future: Any, failed: object) -> bool:
         """Take note of a future that is over; whether that wakes the sleeper."""
         return True
 
     def add_result(self, future: Any) -> None:
-        if self.note(future, False):
+        if self.note(future, None):
             self.wake()
 
     add_cancelled = add_result
@@ -161,6 +163,10 @@ class Failure:
             )
 
 
+#: The failure of every cancelled future.
+_CANCELLATION = Failure(CancelledError(), "", True)
+
+
 def wake_all(late: list[Sleeper]) -> None:
     while late:
         late.pop().wake()
@@ -183,7 +189,7 @@ class Future(concurrent.futures.Future[T]):
     __slots__ = (
         "_state",
         "_result",  # set by success alone
-        "_failure",  # set by failure; None after a cancel
+        "_failure",
         "_owner",  # what accepted the submission; None for a bare future
         "_args",
         "_kwargs",
@@ -207,19 +213,23 @@ class Future(concurrent.futures.Future[T]):
 
     def __init__(self) -> None:
         self._state = PENDING
+        self._failure = None
         self._owner = None
         self._serial = 0
         self._fn = True
 
-    # What the stdlib's `wait` and `as_completed` use.
+    if not TYPE_CHECKING:
+        # What the stdlib's `wait` and `as_completed` use, and are typed to find as
+        # attributes.
 
-    @property
-    def _condition(self) -> Any:  # type: ignore[override]
-        return self._watched().lock
+        @property
+        def _condition(self) -> threading.RLock:
+            self.done()  # If it is lost, they must see that.
+            return self._watched().lock
 
-    @property
-    def _waiters(self) -> Any:  # type: ignore[override]
-        return self._watched().waiters
+        @property
+        def _waiters(self) -> list[Waiter]:
+            return self._watched().waiters
 
     def _watched(self) -> Watch:
         watch = self._watch
@@ -232,24 +242,14 @@ class Future(concurrent.futures.Future[T]):
             # 3. the worker stores FINISHED without telling anybody.
             with made.lock:
                 watch = self.__dict__.setdefault("_watch", made)
-                late = watch is made and self._has_outcome()
+                late = watch is made and (
+                    self._state is ENDING or self._failure is _CANCELLATION
+                )
                 if late:
                     self._close(watch)
             if late:
                 self._settle()
-        if self._state is PENDING or self._state is RUNNING:
-            self._drop_if_lost()
         return watch
-
-    def _has_outcome(self) -> bool:
-        try:
-            self._result
-        except AttributeError:
-            try:
-                self._failure
-            except AttributeError:
-                return False
-        return True
 
     def _drop_if_lost(self) -> bool:
         """In a forked child nobody is left to finish what was unfinished: cancel it."""
@@ -257,7 +257,7 @@ class Future(concurrent.futures.Future[T]):
         if owner is None or not owner.lost:
             return False
         self._forget()
-        self._failure = None
+        self._failure = _CANCELLATION
         self._state = CANCELLED
         # The lock of the old Watch may be held by a thread that is not here.
         self.__dict__["_watch"] = Watch()
@@ -275,21 +275,20 @@ class Future(concurrent.futures.Future[T]):
         GIL.
         """
         with watch.lock:
-            if self.done():
+            if self._state is FINISHED or self._state is CANCELLED:
                 return
-            try:
-                failure = self._failure
-            except AttributeError:
-                self._state = FINISHED
-                tell = "add_result"
-            else:
-                self._state = CANCELLED if failure is None else FINISHED
-                tell = "add_cancelled" if failure is None else "add_exception"
+            failure = self._failure
+            self._state = CANCELLED if failure is _CANCELLATION else FINISHED
             for waiter in watch.waiters.copy():
-                if late is None or not isinstance(waiter, Sleeper):
-                    getattr(waiter, tell)(self)
-                elif waiter.note(self, tell == "add_exception"):
-                    late.append(waiter)
+                if late is not None and isinstance(waiter, Sleeper):
+                    if waiter.note(self, failure):
+                        late.append(waiter)
+                elif failure is None:
+                    waiter.add_result(self)
+                elif failure is _CANCELLATION:
+                    waiter.add_cancelled(self)
+                else:
+                    waiter.add_exception(self)
 
     def _settle(
         self,
@@ -327,15 +326,20 @@ class Future(concurrent.futures.Future[T]):
     def _fail(self, exception: BaseException, name: str) -> None:
         """Finish with `exception`; for whoever has the claim."""
         self._failure = Failure(exception, name, not self._reported)
+        self._end(FINISHED)
+
+    def _end(self, state: str) -> None:
+        """Finish, the outcome being stored; for whoever stored it."""
+        self._state = ENDING
         if self._watch is None:
-            self._state = FINISHED
+            self._state = state
         else:
             self._settle(BaseException)
 
     def _become_cancelled(self) -> None:
-        """Finish as cancelled; for whoever has the claim."""
+        """Finish as cancelled; for whoever has the claim, and who helps them."""
         self._forget()
-        self._failure = None
+        self._failure = _CANCELLATION
         if self._watch is None:
             self._state = CANCELLED
         else:
@@ -360,7 +364,7 @@ class Future(concurrent.futures.Future[T]):
     def _unreported(self) -> None:
         """Whoever dropped this future never showed it to anybody: not worth a report."""
         self._reported = False
-        failure = getattr(self, "_failure", None)
+        failure = self._failure
         if failure is not None:
             failure.asked = True
 
@@ -409,7 +413,10 @@ class Future(concurrent.futures.Future[T]):
     def done(self) -> bool:
         """Whether it is finished or cancelled. Never blocks."""
         state = self._state
-        return state is FINISHED or state is CANCELLED or self._drop_if_lost()
+        if state is FINISHED or state is CANCELLED:
+            return True
+        owner = self._owner
+        return owner is not None and owner.lost and self._drop_if_lost()
 
     def result(self, timeout: float | None = None) -> T:
         """Return what the body returned, or raise what it raised.
@@ -422,11 +429,9 @@ class Future(concurrent.futures.Future[T]):
         try:
             if self._state is not FINISHED:
                 self._wait(timeout)
-            try:
+            failure = self._failure
+            if failure is None:
                 return self._result
-            except AttributeError:
-                failure = self._failure
-            assert failure is not None
             failure.asked = True
             raise failure.exception
         finally:
@@ -437,11 +442,9 @@ class Future(concurrent.futures.Future[T]):
         """Return what the body raised, None if it returned. Blocks and raises as `result`."""
         if self._state is not FINISHED:
             self._wait(timeout)
-        try:
-            failure = self._failure
-        except AttributeError:
+        failure = self._failure
+        if failure is None:
             return None
-        assert failure is not None
         failure.asked = True
         return failure.exception
 
@@ -511,6 +514,7 @@ class Future(concurrent.futures.Future[T]):
         with self._watched().lock:
             self._check_open()
             self._result = result
+            self._state = ENDING
         self._settle()
 
     def set_exception(self, exception: BaseException | None) -> None:
@@ -520,10 +524,11 @@ class Future(concurrent.futures.Future[T]):
         with self._watched().lock:
             self._check_open()
             self._failure = Failure(exception, "a bare future", not self._reported)
+            self._state = ENDING
         self._settle()
 
     def _check_open(self) -> None:
-        if self._has_outcome() or not (self._claim() or self._state is RUNNING):
+        if not (self._claim() or self._state is RUNNING):
             raise InvalidStateError(f"{self._state}: {self!r}")
 
     def _get_snapshot(
@@ -542,6 +547,7 @@ class Future(concurrent.futures.Future[T]):
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else self._state.lower()
+        state = "running" if state == "ending" else state
         return f"<{type(self).__name__} at {id(self):#x} state={state}>"
 
     def __reduce__(self) -> str:

@@ -119,6 +119,7 @@ class Service(concurrent.futures.Executor):
         future: Future[T] = _new_future(Future)
         context = copy_context()
         future._state = PENDING
+        future._failure = None
         future._owner = slots
         future._args = args
         future._kwargs = kwargs or None
@@ -320,7 +321,7 @@ def _results(
                 raise
             finally:
                 del future
-            owner = service and service()
+            owner = None if service is None else service()
             if owner is not None:
                 for call in calls:
                     _add(futures, owner, fn, call)

@@ -30,7 +30,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from typing import Any
 
-from .futures import FINISHED, RUNNING, Future, current, name_of, report, wake_all
+from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report, wake_all
 from .threads import Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
@@ -116,7 +116,7 @@ class Slots:
         self.owner: weakref.ref[Any] | None = None
         #: Set in a forked child, where this is the parent's.
         self.lost = False
-        self._observers: deque[_Observer] = deque()
+        self._observers: dict[_Observer, None] = {}
         self.crew = Crew(
             self._new_body, prefix, idle_timeout, initializer, self._break, self._one_ended
         )
@@ -363,19 +363,19 @@ class Slots:
 
     def check_idle(self) -> None:
         """Tell those who wait for it if nothing is outstanding."""
-        if self._observers and self.idle():
-            while self._observers:
-                try:
-                    self._observers.popleft().notify()
-                except IndexError:
-                    break
+        # First who waits, then whether it is so: what was true before somebody came
+        # to wait is not true for them.
+        observers = list(self._observers)
+        if observers and self.idle():
+            for observer in observers:
+                observer.notify()
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is outstanding; False when `timeout` passed first."""
         if self.idle():
             return True
         observer = _Observer()
-        self._observers.append(observer)
+        self._observers[observer] = None
         try:
             self.check_idle()
             if timeout is None:
@@ -384,10 +384,7 @@ class Slots:
                 observer.wait(min(max(timeout, 0), threading.TIMEOUT_MAX))
             return observer.satisfied or self.idle()
         finally:
-            try:
-                self._observers.remove(observer)
-            except ValueError:
-                pass  # It was notified.
+            del self._observers[observer]
 
     # The end.
 
@@ -498,6 +495,7 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         del future, fn, args, kwargs, context
     else:
         future._result = result
+        future._state = ENDING
         if future._watch is None:
             future._state = FINISHED
         else:

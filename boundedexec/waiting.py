@@ -56,6 +56,7 @@ class Lender(Protocol):
     max_workers: int | None
     lending: bool
     resumers: deque[Body]
+    away: set[object]
 
     def bodies(self) -> list[Body]: ...
     def resume(self, body: Body, /) -> None: ...
@@ -122,8 +123,11 @@ class Lend:
             self._open.pop()
         except IndexError:
             return False
-        self._lender.slot = slot
-        self._lender.lend = None
+        lender = self._lender
+        if slot is None:
+            lender.slots.away.add(lender)  # Outstanding until it has resumed.
+        lender.slot = slot
+        lender.lend = None
         self._returned = True
         self._wait.wake()
         return True
@@ -207,8 +211,8 @@ class _Wait(Sleeper, _Node):
             with future._condition:
                 future._waiters.remove(self)  # type: ignore[arg-type]
 
-    def note(self, future: AnyFuture, failed: bool) -> bool:
-        if failed and self._stops_at_failure:
+    def note(self, future: AnyFuture, failed: object) -> bool:
+        if self._stops_at_failure and failed and not future.cancelled():
             self._failed = True
         self.finished.append(future)
         return self.over()
@@ -244,9 +248,13 @@ class _Wait(Sleeper, _Node):
             # Its slot may still be with a submission that no longer matters to it.
             lend = body.lend
             if lend is not None:
+                # Outstanding, whoever has the slot by now; until `resume` says so.
+                body.slots.away.add(body)
                 lend.abandon()
             if held and body.slot is None:
                 body.slots.resume(body)
+            elif lend is not None:
+                body.slots.away.discard(body)
             del me, self  # A traceback may hold this frame.
 
 

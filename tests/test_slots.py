@@ -646,7 +646,7 @@ class Mix:
         if self.chance.random() < 0.3:
             self.submit(0)
         if self.chance.random() < 0.2:
-            raise Oops
+            raise ValueError
 
     def body(self, number: int, depth: int) -> int:
         self.began.append(number)
