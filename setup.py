@@ -10,8 +10,8 @@ class CompleteSdist(sdist):
     """Has the whole checkout: by itself it would leave out what tests share, and tox.ini."""
 
     def make_release_tree(self, base_dir, files):
-        more = glob("tests/*.py"), glob(".ci/*"), ["CHANGELOG.md", "tox.ini"]
-        super().make_release_tree(base_dir, sorted({*files, *sum(more, [])}))
+        more = {*glob("tests/*.py"), *glob(".ci/*"), "CHANGELOG.md", "tox.ini"}
+        super().make_release_tree(base_dir, sorted(more.union(files)))
 
 
 setup(cmdclass={"sdist": CompleteSdist})

@@ -39,10 +39,15 @@ from boundedexec import Coalescer, Service
 
 _E = TypeVar("_E", bound=Executor)
 
-# Seconds. Together they keep the whole under a minute, however large DIR is.
-_PASS_LIMIT = 8.0
-_COMPARED = 2.0
-_ROUNDS_LIMIT = 4.0
+# Seconds that a pass over DIR may take; all of them together take under a minute.
+_LIMIT = 8.0
+# Parts of that limit: of what is hashed again to compare, of the rounds of one
+# comparison, of the storm that would run once for each notice.
+_COMPARED = 0.25
+_ROUNDS_SHARE = 0.5
+_STORM_SHARE = 0.2
+
+# Seconds.
 _STUCK_AFTER = 0.5
 _REFRESH = 0.1
 
@@ -54,7 +59,6 @@ _WALK_SLOTS = 2
 
 _STORM_KEYS = 200
 _STORM_NOTICES = 20_000
-_STORM_SECONDS = 1.5
 # So many at a time, and then a pause in seconds: in one burst no run would begin.
 _WAVE = 1000
 _PAUSE = 0.001
@@ -72,6 +76,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory", nargs="?", metavar="DIR", help="default: Python's own standard library"
     )
+    parser.add_argument(
+        "--limit",
+        type=_positive,
+        default=_LIMIT,
+        metavar="SECONDS",
+        help="after this time in each part, leave out the rest of DIR (default: %(default)s)",
+    )
+
+
+def _positive(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be seconds, more than 0, not {text!r}")
+    return seconds
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,23 +111,23 @@ def run(args: argparse.Namespace) -> int:
         reconfigure(errors="backslashreplace")
     screen = _Screen(sys.stdout)
     try:
-        return _show(directory, left_out, screen)
+        return _show(directory, left_out, args.limit, screen)
     finally:
         screen.progress("")
 
 
-def _show(directory: str, left_out: frozenset[str], screen: _Screen) -> int:
+def _show(directory: str, left_out: frozenset[str], seconds: float, screen: _Screen) -> int:
     screen.line(f"boundedexec demo, Python {platform.python_version()}, on {_shown(directory)}")
-    tree = _look(directory, left_out, screen)
+    tree = _look(directory, left_out, seconds, screen)
     so_far = "" if tree.complete else " (then the time for listing them was over)"
     screen.line(
         f"{_count(len(tree.files), 'file')} in "
         f"{_count(tree.directories, 'directory', 'directories')}, "
         f"{_count(tree.depth, 'level')} deep{so_far}"
     )
-    hashed, hashing = _hash_files(tree, screen)
-    walking = _walk_directories(tree, left_out, screen)
-    fresh, notices = _coalesce(hashed, screen)
+    hashed, hashing = _hash_files(tree, seconds, screen)
+    walking = _walk_directories(tree, left_out, seconds, screen)
+    fresh, notices = _coalesce(hashed, seconds, screen)
     screen.line()
     screen.line(f"{'time':<12}{'Service':>12}{'ThreadPoolExecutor':>22}")
     for name, times in (("1. hash", hashing), ("2. walk", walking), ("3. storm", notices)):
@@ -149,7 +170,7 @@ class _Screen:
 class _Limit:
     """Until when the bodies of a pass go on: its time limit, or `stop`, as at Ctrl-C."""
 
-    def __init__(self, seconds: float = _PASS_LIMIT) -> None:
+    def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def over(self) -> bool:
@@ -172,6 +193,11 @@ def _ending(executor: _E, limit: _Limit) -> Generator[_E]:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
+def _service(slots: int | None = None) -> Service:
+    # A read that never returns must not keep the demo from ending.
+    return Service(slots, daemon=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Times:
     """Seconds of one part: medians of `rounds` rounds. `pool` is None where it got stuck."""
@@ -186,11 +212,12 @@ class _Times:
 
 def _compare(
     screen: _Screen,
+    seconds: float,
     service: Callable[[], float],
     pool: Callable[[], float] | None,
 ) -> _Times:
     """Let the two take turns until the time for it is over; each has at least one."""
-    limit = _Limit(_ROUNDS_LIMIT)
+    limit = _Limit(seconds * _ROUNDS_SHARE)
     of_service: list[float] = []
     of_pool: list[float] = []
     for number in range(_ROUNDS):
@@ -236,13 +263,13 @@ class _Tree:
     unread: list[str] = dataclasses.field(default_factory=list[str])
 
 
-def _look(root: str, left_out: frozenset[str], screen: _Screen) -> _Tree:
+def _look(root: str, left_out: frozenset[str], seconds: float, screen: _Screen) -> _Tree:
     """List what is under `root` on this thread, for the later parts to be checked against.
 
     Symbolic links to directories are not followed, so a loop of them ends here.
     """
     tree = _Tree(root)
-    limit = _Limit()
+    limit = _Limit(seconds)
 
     def unlisted(error: OSError) -> None:
         tree.unread.append(f"{_shown(str(error.filename))}: {error.strerror}")
@@ -279,9 +306,9 @@ def _digest(path: str, limit: _Limit) -> int | None:
     return size
 
 
-def _hash_files(tree: _Tree, screen: _Screen) -> tuple[list[str], _Times | None]:
+def _hash_files(tree: _Tree, seconds: float, screen: _Screen) -> tuple[list[str], _Times | None]:
     """Hash the files of `tree`; return those that could be read, and the times."""
-    limit = _Limit()
+    limit = _Limit(seconds)
     # Many bodies append, which is one step on every build; one thread reads beside them.
     read: list[tuple[str, int]] = []
     unread = list(tree.unread)
@@ -298,8 +325,7 @@ def _hash_files(tree: _Tree, screen: _Screen) -> tuple[list[str], _Times | None]
                 read.append((path, size))
 
     number = len(tree.files)
-    # A read that never returns must not keep the demo from ending: a daemon.
-    with _ending(Service(daemon=True), limit) as service:
+    with _ending(_service(), limit) as service:
         slots = service.max_workers
         screen.line()
         screen.line(f"1. Hash every file: one submission for each, {slots} slots")
@@ -335,12 +361,15 @@ def _hash_files(tree: _Tree, screen: _Screen) -> tuple[list[str], _Times | None]
         if len(unread) > _NAMED:
             screen.line(f"     and {len(unread) - _NAMED:,} more")
     paths = [path for path, _ in read]
-    # As many as took two seconds the first time are enough to compare.
-    compared = paths[: max(1, int(len(paths) * min(1.0, _COMPARED / passed)))]
-    return paths, _compare_hashing(compared, slots, screen) if compared else None
+    # Those that took a short time at first are enough, and stay in the page cache.
+    share = min(1.0, seconds * _COMPARED / passed)
+    compared = paths[: max(1, int(len(paths) * share))]
+    return paths, _compare_hashing(compared, slots, seconds, screen) if compared else None
 
 
-def _compare_hashing(paths: Sequence[str], slots: int | None, screen: _Screen) -> _Times:
+def _compare_hashing(
+    paths: Sequence[str], slots: int | None, seconds: float, screen: _Screen
+) -> _Times:
     def measure(make: Callable[[], Executor]) -> float:
         limit = _Limit(math.inf)
         with _ending(make(), limit) as executor:
@@ -351,7 +380,8 @@ def _compare_hashing(paths: Sequence[str], slots: int | None, screen: _Screen) -
 
     times = _compare(
         screen,
-        lambda: measure(lambda: Service(slots)),
+        seconds,
+        lambda: measure(lambda: _service(slots)),
         lambda: measure(lambda: ThreadPoolExecutor(slots)),
     )
     screen.line(
@@ -415,13 +445,15 @@ class _Walk:
         return directories, files
 
 
-def _walk_directories(tree: _Tree, left_out: frozenset[str], screen: _Screen) -> _Times | None:
+def _walk_directories(
+    tree: _Tree, left_out: frozenset[str], seconds: float, screen: _Screen
+) -> _Times | None:
     """Walk `tree`; return the times, or None where it is too large for its time limit."""
     slots = _WALK_SLOTS
     screen.line()
     screen.line(f"2. Walk the tree: each directory submits those below it and waits, {slots} slots")
-    limit = _Limit()
-    with _ending(Service(slots), limit) as service:
+    limit = _Limit(seconds)
+    with _ending(_service(slots), limit) as service:
         walk = _Walk(service, left_out, limit)
         future = service.submit(walk.body, tree.root)
         while not service.block_till_done(_REFRESH):
@@ -451,10 +483,11 @@ def _walk_directories(tree: _Tree, left_out: frozenset[str], screen: _Screen) ->
             executor.submit(_Walk(executor, left_out, limit).body, tree.root).result()
             return time.perf_counter() - start
 
-    stuck = _stuck_walk(tree, left_out, screen)
+    stuck = _stuck_walk(tree, left_out, seconds, screen)
     times = _compare(
         screen,
-        lambda: measure(lambda: Service(slots)),
+        seconds,
+        lambda: measure(lambda: _service(slots)),
         None if stuck else lambda: measure(lambda: ThreadPoolExecutor(slots)),
     )
     screen.line(f"   Service({slots}): {_time(times.service)}, {_count(times.rounds, 'round')}")
@@ -468,14 +501,14 @@ def _walk_directories(tree: _Tree, left_out: frozenset[str], screen: _Screen) ->
     return times
 
 
-def _stuck_walk(tree: _Tree, left_out: frozenset[str], screen: _Screen) -> str:
+def _stuck_walk(tree: _Tree, left_out: frozenset[str], seconds: float, screen: _Screen) -> str:
     """Walk `tree` on a pool; where it gets stuck, say how, else return an empty string.
 
     Stuck: every thread of the pool waits for the result of a submission, and in
     `_STUCK_AFTER` seconds not one of them went on. What they wait for is queued
     and has no thread left to run on.
     """
-    limit = _Limit()
+    limit = _Limit(seconds)
     with _ending(ThreadPoolExecutor(_WALK_SLOTS), limit) as pool:
         walk = _Walk(pool, left_out, limit)
         whole = pool.submit(walk.body, tree.root)
@@ -563,7 +596,7 @@ def _storm(
     return _Outcome(seconds, index.runs(), stale, index.missed())
 
 
-def _coalesce(hashed: Sequence[str], screen: _Screen) -> tuple[bool, _Times | None]:
+def _coalesce(hashed: Sequence[str], seconds: float, screen: _Screen) -> tuple[bool, _Times | None]:
     """Drive the storm; return whether every change was seen, and the times."""
     screen.line()
     if not hashed:
@@ -574,7 +607,7 @@ def _coalesce(hashed: Sequence[str], screen: _Screen) -> tuple[bool, _Times | No
     for path in paths:
         _read_start(path)
     each = (time.perf_counter() - start) / len(paths)
-    number = max(1000, min(_STORM_NOTICES, int(_STORM_SECONDS / each)))
+    number = max(1000, min(_STORM_NOTICES, int(seconds * _STORM_SHARE / each)))
     # A few files change all the time and most of them now and then.
     hotness = [1 / place for place in range(1, len(paths) + 1)]
     notices = random.Random(0).choices(paths, hotness, k=number)
@@ -588,7 +621,7 @@ def _coalesce(hashed: Sequence[str], screen: _Screen) -> tuple[bool, _Times | No
 
     def with_coalescer() -> float:
         nonlocal slots
-        with _ending(Service(), _Limit(math.inf)) as service:
+        with _ending(_service(), _Limit(math.inf)) as service:
             slots = service.max_workers
             coalescer: Coalescer[str] = Coalescer(service)
             coalesced.append(
@@ -603,7 +636,7 @@ def _coalesce(hashed: Sequence[str], screen: _Screen) -> tuple[bool, _Times | No
 
     # Once before it counts, so that both have the Service's number of slots.
     with_coalescer()
-    times = _compare(screen, with_coalescer, with_pool)
+    times = _compare(screen, seconds, with_coalescer, with_pool)
     runs = statistics.median_low([outcome.runs for outcome in coalesced])
     stale = sum(outcome.stale for outcome in coalesced)
     missed = sum(outcome.missed for outcome in coalesced)

@@ -22,6 +22,9 @@ How a submit joins a run that is just being started or cancelled:
    run will execute, and it has joined; or it was too late, and walks on.
 """
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -33,7 +36,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from typing_extensions import ParamSpec
 
-from .futures import CANCELLED, FINISHED, PENDING, Failure, Future, current, name_of
+from .futures import FINISHED, PENDING, Failure, Future, current, keep_unreported, name_of
 from .service import Service
 from .waiting import hold, let_go
 
@@ -252,7 +255,7 @@ class Coalescer(Generic[K]):
 
     def submit(
         self, key: K, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
+    ) -> concurrent.futures.Future[T]:
         """Have `fn(*args, **kwargs)` run for `key`, and return the future of a run that
         starts after this call.
 
@@ -402,8 +405,7 @@ class Coalescer(Generic[K]):
                 inner = latest.context.copy().run(self._service.submit, run)
             finally:
                 current.admitted = before
-            if isinstance(inner, Future):
-                inner._unreported()
+            keep_unreported(inner)
         hold(run.future, inner)
         run.inner = inner
         if run.was_cancelled():

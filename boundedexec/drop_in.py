@@ -6,6 +6,9 @@ much waits; a client that gives up empties it). They are here for every `Service
 which has no such parts, and give what the stdlib's would.
 """
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -16,7 +19,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from .futures import Future
-from .service import Service
+from .service import Service, checked_positive
 from .slots import Slots
 from .threads import Worker
 
@@ -106,12 +109,8 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         lending: bool = True,
         daemon: bool = False,
     ) -> None:
-        if max_workers is None:
-            max_workers = min(32, _cpus() + 4)
-        elif isinstance(max_workers, int) and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
         super().__init__(
-            max_workers,
+            min(32, _cpus() + 4) if max_workers is None else checked_positive(max_workers),
             thread_name_prefix or f"ThreadPoolExecutor-{next(_pools)}",
             initializer,
             initargs,

@@ -19,6 +19,9 @@ The stdlib's `wait` and `as_completed` read `_state` several times under
 from the moment there is a Watch the state becomes final only under its lock.
 """
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -93,6 +96,9 @@ class _Current(threading.local):
     #: The service that accepts what this thread submits though it is shut down: an
     #: owed submission was accepted when it was made.
     admitted: Owner | None = None
+    #: The service whose submission this thread has cancelled, while it runs the
+    #: callbacks: they are outstanding, and must not wait for themselves.
+    cancelling: Owner | None = None
 
 
 current = _Current()
@@ -163,6 +169,15 @@ class Failure:
             )
 
 
+def keep_unreported(future: concurrent.futures.Future[Any]) -> None:
+    """Say that nobody who could miss its exception ever sees this future."""
+    if isinstance(future, Future):
+        future._reported = False
+        failure = future._failure
+        if failure is not None:
+            failure.asked = True
+
+
 #: The failure of every cancelled future.
 _CANCELLATION = Failure(CancelledError(), "", True)
 
@@ -197,7 +212,7 @@ class Future(concurrent.futures.Future[T]):
         "_serial",
     )
 
-    _result: T
+    _result: T | None
     _failure: Failure | None
     _owner: Owner | None
     _args: tuple[Any, ...]
@@ -361,13 +376,6 @@ class Future(concurrent.futures.Future[T]):
             return None
         return fn
 
-    def _unreported(self) -> None:
-        """Whoever dropped this future never showed it to anybody: not worth a report."""
-        self._reported = False
-        failure = self._failure
-        if failure is not None:
-            failure.asked = True
-
     # The public surface.
 
     def cancel(self) -> bool:
@@ -387,7 +395,14 @@ class Future(concurrent.futures.Future[T]):
         try:
             if not self._claim() and not self._is_being_cancelled(owner):
                 return self.cancelled()
-            self._become_cancelled()
+            if self._watch is None:
+                self._become_cancelled()
+            else:
+                before, current.cancelling = current.cancelling, owner
+                try:
+                    self._become_cancelled()
+                finally:
+                    current.cancelling = before
             return True
         finally:
             owner.away.discard(self)
@@ -431,7 +446,7 @@ class Future(concurrent.futures.Future[T]):
                 self._wait(timeout)
             failure = self._failure
             if failure is None:
-                return self._result
+                return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
             failure.asked = True
             raise failure.exception
         finally:
@@ -458,7 +473,7 @@ class Future(concurrent.futures.Future[T]):
                 elif not self._await_end(timeout):
                     raise concurrent.futures.TimeoutError(*self._why_late(body))
             if self._state is CANCELLED:
-                raise CancelledError()
+                raise CancelledError
         finally:
             del self  # As in `result`.
 

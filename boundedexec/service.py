@@ -1,5 +1,8 @@
 """Service: the executor's surface, and nothing below it."""
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -7,7 +10,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
@@ -15,7 +18,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec, Self
 
-from .futures import PENDING, Future, current, serials
+from .futures import PENDING, Future, current, keep_unreported, serials
 from .slots import Slots
 from .waiting import Body
 
@@ -24,7 +27,7 @@ __all__ = ["Service"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_new_future = object.__new__
+_new_future: Callable[[type[Future[Any]]], Future[Any]] = object.__new__
 
 
 class Service(concurrent.futures.Executor):
@@ -85,11 +88,7 @@ class Service(concurrent.futures.Executor):
     @classmethod
     def bounded(cls, max_workers: int, /, *args: Any, **kwargs: Any) -> Self:
         """A service of at most `max_workers` bodies at once; the rest as the class."""
-        if isinstance(max_workers, int) and max_workers <= 0:
-            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
-        if max_workers is None:
-            raise TypeError("max_workers must be an int, not None")
-        return cls(max_workers, *args, **kwargs)
+        return cls(checked_positive(max_workers), *args, **kwargs)
 
     @classmethod
     def unbounded(cls, *args: Any, **kwargs: Any) -> Self:
@@ -101,7 +100,11 @@ class Service(concurrent.futures.Executor):
         """How many bodies may hold a slot at once; None when there is no bound."""
         return self._slots.max_workers
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    # Typed as the stdlib's, so that code which passes lists of its futures around, or
+    # overrides `submit`, goes on type-checking.
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
         """Queue `fn(*args, **kwargs)` and return its future at once.
 
         Never blocks, and may be called from anywhere: a body, a done-callback, a
@@ -152,15 +155,11 @@ class Service(concurrent.futures.Executor):
         int or None. The iterator blocks as `Future.result` does, raises what a call
         raised, and cancels what has not started when it is dropped.
         """
-        if buffersize is not None:
-            if not isinstance(buffersize, int):
-                raise TypeError("buffersize must be an integer or None")
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
+        _check_buffersize(buffersize)
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         end = None if timeout is None else timeout + time.monotonic()
-        calls = zip(*iterables)
+        calls = zip(*iterables, strict=False)
         futures: deque[concurrent.futures.Future[T]] = deque()
         try:
             for call in calls:
@@ -201,7 +200,7 @@ class Service(concurrent.futures.Executor):
             slots.resume(body)
 
     @contextmanager
-    def slot_yielded(self) -> Iterator[None]:
+    def slot_yielded(self) -> Generator[None]:
         """`yield_slot` as a `with` block: in it, the slot is somebody else's."""
         slots = self._slots
         body = None if slots.unbounded else self._own_body()
@@ -225,7 +224,7 @@ class Service(concurrent.futures.Executor):
         submit is waited for too. Raises `RuntimeError` in a body of this service,
         which would wait for itself.
         """
-        if self._own_body() is not None:
+        if self._is_waited_for_by_itself():
             raise RuntimeError("block_till_done in a body of its own service would never return")
         return self._slots.wait_idle(timeout)
 
@@ -235,7 +234,7 @@ class Service(concurrent.futures.Executor):
         With `wait` it blocks until nothing is outstanding and the threads are gone,
         and raises `RuntimeError` in a body of this service, before any effect.
         """
-        if wait and self._own_body() is not None:
+        if wait and self._is_waited_for_by_itself():
             raise RuntimeError(
                 "shutdown(wait=True) in a body of its own service would never return;"
                 " use shutdown(wait=False)"
@@ -251,6 +250,10 @@ class Service(concurrent.futures.Executor):
             return body
         return None
 
+    def _is_waited_for_by_itself(self) -> bool:
+        """Whether the caller is part of what is outstanding here."""
+        return current.cancelling is self._slots or self._own_body() is not None
+
     def __repr__(self) -> str:
         bound = self._slots.max_workers
         return f"<{type(self).__name__} max_workers={bound}>"
@@ -265,6 +268,24 @@ def _checked_bound(max_workers: object) -> int | None:
     if not isinstance(max_workers, int) or isinstance(max_workers, bool):
         raise TypeError(f"max_workers must be an int or None, not {max_workers!r}")
     return max_workers if max_workers > 0 else None
+
+
+def checked_positive(max_workers: object) -> int:
+    if max_workers is None:
+        raise TypeError("max_workers must be an int, not None")
+    bound = _checked_bound(max_workers)
+    if bound is None:
+        raise ValueError(f"max_workers must be greater than 0, not {max_workers!r}")
+    return bound
+
+
+def _check_buffersize(buffersize: object) -> None:
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 def _checked_timeout(idle_timeout: object) -> float | None:
@@ -293,9 +314,8 @@ def _add(
     call: tuple[Any, ...],
 ) -> None:
     future = service.submit(fn, *call)
-    if isinstance(future, Future):
-        # Either the iterator raises what it raised, or nobody ever sees it.
-        future._unreported()
+    # Either the iterator raises what it raised, or nobody ever sees it.
+    keep_unreported(future)
     futures.append(future)
 
 

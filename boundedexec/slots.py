@@ -18,6 +18,9 @@ goes on to the next submission by itself. So a burst of submissions costs its
 submitter one wake-up, and not a switch of threads for each.
 """
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import os

@@ -17,6 +17,9 @@ where `sys.flags.thread_inherit_context` says so. The price is that the new thre
 enters itself into `threading`'s table.
 """
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import _thread
@@ -65,7 +68,11 @@ class Worker(threading.Thread):
     def join(self, timeout: float | None = None) -> None:
         if self is threading.current_thread():
             raise RuntimeError("cannot join current thread")
-        if self._ended.acquire(True, -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)):
+        if timeout is None:
+            timeout = -1
+        else:
+            timeout = min(max(timeout, 0), threading.TIMEOUT_MAX)
+        if self._ended.acquire(True, timeout):
             self._ended.release()
 
     def _main(self) -> None:

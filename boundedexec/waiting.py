@@ -12,6 +12,9 @@ decided under one lock, so that of two waits that close a circle one is second.
 Only a body about to block takes that lock.
 """
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import concurrent.futures

@@ -7,7 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 
 def demo(directory: Path, **environment: str) -> str:
     """The output of the demo on `directory`, where nothing is wrong with that."""
-    done = run("demo", directory, **environment)
+    done = run("demo", "--limit", "1", directory, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
@@ -67,18 +68,18 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
-    """A tree that is hashed until the demo's own limit, and takes no room on the disk."""
+    """A file that is hashed until the demo's limit, and takes no room on the disk."""
     (tmp_path / "long").mkdir()
     with open(tmp_path / "long" / "sparse", "wb") as file:
-        file.truncate(1 << 40)
+        file.truncate(1 << 36)
     return tmp_path / "long"
 
 
-@pytest.fixture
-def running(long: Path) -> Iterator[subprocess.Popen[str]]:
-    """A demo that has begun to hash."""
+@contextmanager
+def hashing(directory: Path, limit: str) -> Generator[subprocess.Popen[str]]:
+    """A demo that has begun to hash `directory`."""
     with subprocess.Popen(
-        [*COMMAND, "demo", str(long)],
+        [*COMMAND, "demo", "--limit", limit, str(directory)],
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -95,41 +96,37 @@ def running(long: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_every_part_says_what_it_did(tree: Path) -> None:
+def test_every_part_says_what_it_did_beside_the_pool(tree: Path) -> None:
     output = demo(tree)
+    time = r"[\d.]+ m?s"
     assert "9 files in 12 directories, 4 levels deep" in output
     assert "9 submissions in" in output
     assert "hashed 9 files, 3.0 MB, in" in output
+    assert re.search(rf"^1\. hash +{time} +{time}$", output, re.MULTILINE)
     assert "Service(2): 12 directories, 9 files, on " in output
     assert "as many as a plain loop counts" in output
+    assert "each of its 2 threads waits for one still queued" in output
+    assert re.search(rf"^2\. walk +{time} +would hang$", output, re.MULTILINE)
     assert re.search(r"Coalescer on a Service: [\d,]+ submits, [\d,]+ runs?, ", output)
     assert "each file's last run saw its last change" in output
-
-
-def test_the_pool_is_measured_where_it_gets_done_and_seen_stuck_where_not(
-    tree: Path, tmp_path: Path
-) -> None:
-    time = r"[\d.]+ m?s"
-    output = demo(tree)
-    assert re.search(rf"^1\. hash +{time} +{time}$", output, re.MULTILINE)
-    assert re.search(rf"^2\. walk +{time} +would hang$", output, re.MULTILINE)
-    assert "each of its 2 threads waits for one still queued" in output
     assert re.search(rf"^3\. storm +{time} +{time}$", output, re.MULTILINE)
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    assert re.search(rf"^2\. walk +{time} +{time}$", demo(flat), re.MULTILINE)
+
+
+def test_a_directory_without_files_is_shown_as_that(tmp_path: Path) -> None:
+    output = demo(tmp_path)
+    assert "0 files in 1 directory, 0 levels deep" in output
+    # No body waits, so the pool walks it too.
+    assert re.search(r"^2\. walk +[\d.]+ m?s +[\d.]+ m?s$", output, re.MULTILINE)
+    assert "no file that could change" in output
 
 
 def test_on_a_pipe_there_are_plain_lines_alone(tree: Path) -> None:
     (tree / "red\x1b[31m\r\n").symlink_to("nowhere")
-    output = demo(tree)
-    assert all(line.isprintable() for line in output.split("\n"))
-    assert r"red\x1b[31m\r\n" in output
-
-
-def test_a_name_that_the_output_has_no_characters_for_is_escaped(tree: Path) -> None:
     (tree / "na\u00efve").symlink_to("nowhere")
-    assert r"na\xefve: No such file" in demo(tree, PYTHONIOENCODING="ascii", PYTHONUTF8="1")
+    output = demo(tree, PYTHONIOENCODING="ascii")
+    assert all(line.isprintable() and line.isascii() for line in output.split("\n"))
+    assert r"red\x1b[31m\r\n': No such file" in output
+    assert r"na\xefve: No such file" in output
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals here")
@@ -144,12 +141,6 @@ def test_on_a_terminal_a_line_changes_in_place(long: Path) -> None:
             seen += os.read(controller, 1000)
         process.kill()
     os.close(controller)
-
-
-def test_a_directory_without_files_is_shown_as_that(tmp_path: Path) -> None:
-    output = demo(tmp_path)
-    assert "0 files in 1 directory, 0 levels deep" in output
-    assert "no file that could change" in output
 
 
 def test_what_cannot_be_read_is_counted_and_named(tree: Path) -> None:
@@ -198,7 +189,7 @@ def lie(top, **options):
 os.walk = lie
 """
     done = subprocess.run(
-        [sys.executable, "-c", lying + START, "demo", str(tree)],
+        [sys.executable, "-c", lying + START, "demo", "--limit", "1", str(tree)],
         env=ENVIRONMENT,
         capture_output=True,
         encoding="utf-8",
@@ -219,29 +210,38 @@ def test_a_directory_of_no_use_is_one_line_and_status_2(tree: Path, name: str) -
     assert line.startswith(f"python -m boundedexec demo: {directory or repr('')}: ")
 
 
-def test_usage_errors_are_status_2_and_help_names_the_commands() -> None:
-    assert [run(*words).returncode for words in ([], ["no"], ["demo", "a", "b"])] == [2] * 3
+@pytest.mark.parametrize("words", ["", "no", "demo a b", "demo --limit 0", "demo --limit x"])
+def test_a_wrong_command_line_is_status_2(words: str) -> None:
+    done = run(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: python -m boundedexec ")
+
+
+def test_help_names_the_commands() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert re.search(r"^  demo +\w", done.stdout, re.MULTILINE)
 
 
-def test_ctrl_c_ends_it_promptly_with_one_line(running: subprocess.Popen[str]) -> None:
-    running.send_signal(signal.SIGINT)
-    # Long before the limit of the part that is interrupted, and on a slow machine too.
-    output, errors = running.communicate(timeout=5)
-    assert (running.returncode, output) == (130, "")
+def test_ctrl_c_ends_it_promptly_with_one_line(long: Path) -> None:
+    with hashing(long, "40") as process:
+        process.send_signal(signal.SIGINT)
+        # Far less than the limit, and enough for a slow machine.
+        output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (130, "")
     assert errors == "python -m boundedexec demo: interrupted\n"
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(running: subprocess.Popen[str]) -> None:
-    assert running.stdout and running.stderr
-    running.stdout.close()
-    assert running.stderr.read() == ""
-    assert running.wait(LIMIT) == 141
+def test_a_reader_that_goes_away_ends_it_quietly(long: Path) -> None:
+    with hashing(long, "1") as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        # It finds out when it writes the next line, at the limit.
+        assert process.stderr.read() == ""
+        assert process.wait(LIMIT) == 141
 
 
-def test_no_part_lasts_longer_than_its_limit(running: subprocess.Popen[str]) -> None:
-    output, errors = running.communicate(timeout=LIMIT)
-    assert (running.returncode, errors) == (0, "")
+def test_what_takes_longer_than_the_limit_is_left_out(long: Path) -> None:
+    output = demo(long)
+    assert "hashed 0 files" in output
     assert "1 file left out: the time for this part was over" in output

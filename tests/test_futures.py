@@ -923,6 +923,7 @@ def test_a_failed_body_that_was_waited_for_in_a_body_leaves_no_cycle(
             inner.result()
         except Boom as exception:
             gone.append(weakref.ref(exception))
+        del inner  # Else the traceback that goes through here leads back to it.
 
     service.submit(outer).result(LIMIT)
     service.shutdown()

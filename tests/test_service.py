@@ -948,23 +948,26 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def interrupt() -> Iterator[Callable[[], None]]:
-    """Has the main thread interrupted in a moment."""
+    """Has the main thread interrupted once, in a moment."""
+    arrived = threading.Event()
 
     def handler(*_: object) -> None:
-        raise Interrupted
+        if not arrived.is_set():
+            arrived.set()
+            raise Interrupted
 
-    before = signal.signal(signal.SIGVTALRM, handler)
-    timers: list[threading.Timer] = []
-
-    def soon() -> None:
+    def send() -> None:
         main = threading.main_thread().ident
         assert main is not None
-        timers.append(threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGVTALRM)))
-        timers[-1].start()
+        # Again where it came just before the main thread blocked.
+        while not arrived.wait(0.05):
+            signal.pthread_kill(main, signal.SIGVTALRM)
 
-    yield soon
-    for timer in timers:
-        timer.join()
+    before = signal.signal(signal.SIGVTALRM, handler)
+    sender = threading.Thread(target=send)
+    yield sender.start
+    arrived.set()
+    sender.join()
     signal.signal(signal.SIGVTALRM, before)
 
 

@@ -23,7 +23,7 @@ from concurrent.futures import (
 from typing import Any, NoReturn
 
 import pytest
-from conftest import LIMIT, holding
+from conftest import LIMIT, Starts, holding
 
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Future, Service, ThreadPoolExecutor
@@ -363,6 +363,23 @@ def test_lending_beside_a_slot_that_frees_runs_it_once(
         for future in both:
             future.result(LIMIT)
     assert ran == list(range(200))
+
+
+def test_a_lend_whose_thread_cannot_be_started_raises_from_the_wait(
+    new_service: NewService, starts: Starts
+) -> None:
+    service = new_service(1)
+
+    def body() -> int:
+        awaited = service.submit(int, "3")
+        starts.fail()
+        with pytest.raises(RuntimeError, match="thread") as caught:
+            awaited.result()
+        assert not isinstance(caught.value, DeadlockError)
+        starts.fail(False)
+        return awaited.result()
+
+    assert service.submit(body).result(LIMIT) == 3
 
 
 def test_nested_waits_lend_along_a_chain(new_service: NewService) -> None:
@@ -1194,6 +1211,19 @@ def test_a_thousand_nested_waits_finish_on_two_slots(new_service: NewService) ->
         return 1 + service.submit(level, n - 1).result() if n else 0
 
     assert service.submit(level, 1000).result(LIMIT) == 1000
+
+
+def test_a_wait_for_many_own_submissions_is_not_quadratic(new_service: NewService) -> None:
+    service = new_service(1)
+
+    def seconds(count: int) -> float:
+        futures = [service.submit(int) for _ in range(count)]
+        start = time.perf_counter()
+        boundedexec.wait(futures)
+        return time.perf_counter() - start
+
+    few, many = (min(service.submit(seconds, n).result(LIMIT) for _ in range(3)) for n in (1000, 8000))
+    assert many < 30 * few, "eight times as many take eight times as long, not sixty-four"
 
 
 def test_a_hundred_thousand_bodies_that_wait_need_few_threads(new_service: NewService) -> None:

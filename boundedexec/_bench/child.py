@@ -18,6 +18,8 @@ def main(name: str, side: str, size: int) -> None:
     try:
         figures = row.sides[Side(side)](size)
     except NotMeasured as error:
-        print(json.dumps({"not_measured": str(error)}))
+        answer: dict[str, object] = {"not_measured": str(error)}
     else:
-        print(json.dumps({"figures": figures}))
+        answer = {"figures": figures}
+    # Flushed, so that a process that hangs at its exit is told from one that hangs.
+    print(json.dumps(answer), flush=True)

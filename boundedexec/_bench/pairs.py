@@ -63,10 +63,9 @@ def measure_in_a_process(row: Row, side: Side, size: int) -> Figures:
             timeout=TIME_LIMIT,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        raise MeasurementFailed(
-            f"{side.value}: no figures after {TIME_LIMIT:.0f} s, it hangs"
-        ) from None
+    except subprocess.TimeoutExpired as error:
+        what = "the figures are there, but it does not end" if error.stdout else "it hangs"
+        raise MeasurementFailed(f"{side.value}: {what} after {TIME_LIMIT:.0f} s") from None
     if child.returncode:
         last = (child.stderr.strip() or "no message").splitlines()[-1]
         raise MeasurementFailed(f"{side.value}: exit status {child.returncode}, {last}")
