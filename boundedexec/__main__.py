@@ -8,6 +8,7 @@ another's imports or fails with them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 # The command, its module, and its line in the help.
 _COMMANDS = {
     "demo": ("boundedexec._demo", "what the package is for, on the files of a directory"),
+    "bench": ("boundedexec._bench", "what it takes beside ThreadPoolExecutor, row by row"),
 }
 
 # What a shell reports for a program that the signal ended: 128 + its number.
@@ -48,8 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = module.run(parser.parse_args(arguments[1:]))
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        print(f"{parser.prog}: interrupted", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        # Not a return: the interpreter would wait for the threads of every pool, and
+        # a ThreadPoolExecutor that was interrupted inside its submit may have kept a
+        # lock that its threads wait for.
+        os._exit(_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has enough. The interpreter flushes stdout once
         # more at exit and would complain, so that flush must find an open file.

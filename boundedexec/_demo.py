@@ -159,7 +159,8 @@ class _Screen:
 
     def progress(self, text: str) -> None:
         if self._live and (text or self._length):
-            text = text[: shutil.get_terminal_size().columns - 3]
+            # A terminal that does not know its width says 0.
+            text = text[: max(0, (shutil.get_terminal_size().columns or 80) - 3)]
             # Overwritten with blanks, which every terminal can do, and with it
             # the ^C that a terminal may have put behind it.
             blank = " " * (self._length + 2)
@@ -270,6 +271,7 @@ def _look(root: str, left_out: frozenset[str], seconds: float, screen: _Screen) 
     """
     tree = _Tree(root)
     limit = _Limit(seconds)
+    prefix = len(os.path.join(root, ""))
 
     def unlisted(error: OSError) -> None:
         tree.unread.append(f"{_shown(str(error.filename))}: {error.strerror}")
@@ -278,7 +280,8 @@ def _look(root: str, left_out: frozenset[str], seconds: float, screen: _Screen) 
         below[:] = [name for name in below if name not in left_out]
         tree.files += [os.path.join(directory, name) for name in files]
         tree.directories += 1
-        tree.depth = max(tree.depth, directory[len(root) :].count(os.sep))
+        if below_root := directory[prefix:]:
+            tree.depth = max(tree.depth, below_root.count(os.sep) + 1)
         if tree.directories % 100 == 0:
             screen.progress(f"listing {_count(len(tree.files), 'file')}")
         if limit.over():
@@ -347,20 +350,20 @@ def _hash_files(tree: _Tree, seconds: float, screen: _Screen) -> tuple[list[str]
             # Bodies that run look at the limit after each block.
             service.block_till_done(1.0)
         passed = time.perf_counter() - start
-    # In the order of the names: which body was over first is chance.
-    read.sort()
-    unread.sort()
-    size = sum(more for _, more in read)
-    screen.line(f"   hashed {_count(len(read), 'file')}, {_size(size)}, in {_time(passed)}")
-    if late := number - len(read) - len(unread) + len(tree.unread):
+    # In the order of the names, for which body was over first is chance, and a copy,
+    # for a body that is stuck in a read may still end.
+    hashed, failed = sorted(read), sorted(unread)
+    size = sum(more for _, more in hashed)
+    screen.line(f"   hashed {_count(len(hashed), 'file')}, {_size(size)}, in {_time(passed)}")
+    if late := number - len(hashed) - len(failed) + len(tree.unread):
         screen.line(f"   {_count(late, 'file')} left out: the time for this part was over")
-    if unread:
-        screen.line(f"   {len(unread):,} could not be read:")
-        for text in unread[:_NAMED]:
+    if failed:
+        screen.line(f"   {len(failed):,} could not be read:")
+        for text in failed[:_NAMED]:
             screen.line(f"     {text}")
-        if len(unread) > _NAMED:
-            screen.line(f"     and {len(unread) - _NAMED:,} more")
-    paths = [path for path, _ in read]
+        if len(failed) > _NAMED:
+            screen.line(f"     and {len(failed) - _NAMED:,} more")
+    paths = [path for path, _ in hashed]
     # Those that took a short time at first are enough, and stay in the page cache.
     share = min(1.0, seconds * _COMPARED / passed)
     compared = paths[: max(1, int(len(paths) * share))]
@@ -540,19 +543,16 @@ class _Index:
     def __init__(self, paths: Sequence[str]) -> None:
         self.changes = dict.fromkeys(paths, 0)
         self.last_seen = dict.fromkeys(paths, 0)
-        self._runs = itertools.count()
+        # Appended to by many threads, which is one step.
+        self.runs: list[str] = []
 
     def body(self, path: str) -> int:
         """Index `path`; return which of its changes this run saw."""
-        next(self._runs)
+        self.runs.append(path)
         seen = self.changes[path]
         _read_start(path)
         self.last_seen[path] = seen
         return seen
-
-    def runs(self) -> int:
-        # What `next` returns is how often it was called before.
-        return next(self._runs)
 
     def missed(self) -> int:
         """For how many files the last run did not see the last change."""
@@ -593,7 +593,7 @@ def _storm(
             time.sleep(_PAUSE)
     stale = sum(future.result() < change for change, future in results)
     seconds = time.perf_counter() - start
-    return _Outcome(seconds, index.runs(), stale, index.missed())
+    return _Outcome(seconds, len(index.runs), stale, index.missed())
 
 
 def _coalesce(hashed: Sequence[str], seconds: float, screen: _Screen) -> tuple[bool, _Times | None]:

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from typing_extensions import TypeIs
+
 from .futures import PENDING, Future, Sleeper, current, name_of
 from .threads import Crew, Worker
 
@@ -177,9 +179,7 @@ class _Node:
 
     def queued(self) -> Iterator[Future[Any]]:
         """Those of `pending` that nobody has started."""
-        for future in self.pending:
-            if isinstance(future, Future) and _is_queued(future):
-                yield future
+        yield from filter(_is_queued, self.pending)
 
     def wake(self) -> None:
         """Have the body look again."""
@@ -194,6 +194,8 @@ class _Wait(Sleeper, _Node):
         Sleeper.__init__(self)
         self.body = self._waiter = body
         self.any = return_when == FIRST_COMPLETED
+        #: Those of `pending` that may still be queued; what is not never will be again.
+        self._maybe_queued = deque(self.pending)
         self.finished: deque[AnyFuture] = deque()
         self._failed = False
         self._stops_at_failure = return_when == FIRST_EXCEPTION
@@ -219,6 +221,12 @@ class _Wait(Sleeper, _Node):
             self._failed = True
         self.finished.append(future)
         return self.over()
+
+    def queued(self) -> Iterator[Future[Any]]:
+        maybe = self._maybe_queued
+        while maybe and not _is_queued(maybe[0]):
+            maybe.popleft()
+        yield from filter(_is_queued, maybe)
 
     def over(self) -> bool:
         return len(self.finished) >= self._needed or self._failed
@@ -296,13 +304,18 @@ def _slots_wanted_by(future: AnyFuture) -> Lender | None:
     body = _resuming.get(future)
     if body is not None:
         return body.slots
-    if isinstance(future, Future) and _is_queued(future):
+    if _is_queued(future):
         return future._owner  # type: ignore[return-value]
     return None
 
 
-def _is_queued(future: Future[Any]) -> bool:
-    return future._state is PENDING and future._owner is not None and hasattr(future, "_fn")
+def _is_queued(future: AnyFuture) -> TypeIs[Future[Any]]:
+    return (
+        isinstance(future, Future)
+        and future._state is PENDING
+        and future._owner is not None
+        and hasattr(future, "_fn")
+    )
 
 
 def _explore(

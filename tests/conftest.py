@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,7 @@ LIMIT = 30.0
 
 
 @contextmanager
-def holding(executor: Executor, count: int = 1) -> Iterator[None]:
+def holding(executor: Executor, count: int = 1) -> Generator[None]:
     """Have `count` bodies run on `executor` until the block is over."""
     started = threading.Barrier(count + 1)
     release = threading.Event()

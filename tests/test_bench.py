@@ -18,7 +18,7 @@ from boundedexec import _bench
 from boundedexec._bench import rows
 from boundedexec._bench.chart import chart
 from boundedexec._bench.pairs import MeasurementFailed, Verdict, judge, measure_row
-from boundedexec._bench.report import table
+from boundedexec._bench.report import Processors, note_on_others, others_busy, table
 from boundedexec._bench.rows import Kind, Line, Row, Side
 from boundedexec._bench.work import Figures, NotMeasured
 
@@ -112,6 +112,15 @@ def test_every_row_gives_the_figures_of_its_lines(name: str, side: Side) -> None
     if side is Side.SERVICE and sys.platform == "linux":
         assert set(figures) == {line.figure for line in row.lines}
     assert all(math.isfinite(value) for value in figures.values())
+
+
+def test_a_table_from_a_busy_machine_says_so() -> None:
+    before = Processors(wall=100, busy=50, own=10)
+    others = others_busy(before, Processors(wall=110, busy=68, own=15))
+    assert others == pytest.approx(1.3)
+    assert "1.3 processors" in note_on_others(others)
+    assert note_on_others(others_busy(before, Processors(wall=110, busy=60, own=20))) == ""
+    assert note_on_others(others_busy(before, None)) == ""
 
 
 def test_list_prints_every_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from concurrent.futures import (
     FIRST_COMPLETED,
     FIRST_EXCEPTION,
     CancelledError,
+    Future,
     ThreadPoolExecutor,
 )
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from conftest import LIMIT
 import boundedexec
 from boundedexec import DeadlockError, Service
 
-AnyFuture = concurrent.futures.Future[Any]
+AnyFuture = Future[Any]
 
 BLOCKS, SEEDS = 8, 25
 

@@ -18,14 +18,20 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context, ContextVar
 from queue import SimpleQueue
 from threading import Thread, current_thread
+from types import FrameType
 
 import pytest
 from conftest import LIMIT, Starts, holding, run_script
 
+import boundedexec
 from boundedexec import Service
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 other: ContextVar[str] = ContextVar("other", default="unset")
+
+
+def this_thread(_: object) -> Thread:
+    return current_thread()
 
 
 def ended(thread: Thread) -> bool:
@@ -60,7 +66,7 @@ def test_there_are_no_more_threads_than_bodies_that_run_at_once() -> None:
 def test_threads_are_reused_while_they_idle() -> None:
     for bound in (4, 0):
         with Service(bound) as service:
-            threads = set()
+            threads: set[Thread] = set()
             for _ in range(50):
                 threads.add(service.submit(current_thread).result(LIMIT))
                 assert service.block_till_done(LIMIT)
@@ -72,7 +78,7 @@ def test_one_slot_stays_on_one_thread_under_concurrent_submitters(
     idle_timeout: float | None,
 ) -> None:
     def submitter() -> list[Future[Thread]]:
-        futures = []
+        futures: list[Future[Thread]] = []
         for i in range(300):
             futures.append(service.submit(current_thread))
             if i % 3 == 0:
@@ -121,7 +127,7 @@ def test_a_thread_has_the_prefix_and_a_number_for_a_name() -> None:
 
 
 def test_without_a_prefix_a_threads_name_tells_its_service_from_every_other() -> None:
-    prefixes = set()
+    prefixes: set[str] = set()
     for _ in range(3):
         with Service(1) as service:
             name = service.submit(lambda: current_thread().name).result(LIMIT)
@@ -160,13 +166,16 @@ def test_trace_and_profile_functions_of_threading_are_heeded() -> None:
     def body() -> None:
         pass
 
-    threading.setprofile(lambda frame, *_: seen.put(frame.f_code.co_name))
+    def profile(frame: FrameType, event: str, arg: object) -> None:
+        seen.put(frame.f_code.co_name)
+
+    threading.setprofile(profile)
     try:
         with Service(1) as service:
             service.submit(body).result(LIMIT)
     finally:
-        threading.setprofile(None)  # type: ignore[arg-type]
-    names = set()
+        threading.setprofile(None)
+    names: set[str] = set()
     while not seen.empty():
         names.add(seen.get())
     assert "body" in names
@@ -185,11 +194,40 @@ def test_a_thread_ends_when_it_has_idled_for_its_time(idle_timeout: float) -> No
             assert time.monotonic() - begin >= idle_timeout * 0.9
 
 
+def test_surplus_threads_end_although_their_service_is_in_use() -> None:
+    with Service(8, idle_timeout=0.05) as service:
+        together = threading.Barrier(8)
+
+        def body() -> Thread:
+            together.wait(LIMIT)
+            return current_thread()
+
+        threads = {f.result(LIMIT) for f in [service.submit(body) for _ in range(8)]}
+        end = time.monotonic() + LIMIT
+        while sum(thread.is_alive() for thread in threads) > 1:
+            assert service.submit(int).result(LIMIT) == 0
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+
+def test_threads_for_slots_that_were_given_away_end_too() -> None:
+    with Service(1, idle_timeout=0) as service:
+        together = threading.Barrier(20)
+
+        def body() -> Thread:
+            service.yield_slot(together.wait, LIMIT)
+            return current_thread()
+
+        threads = {f.result(LIMIT) for f in [service.submit(body) for _ in range(20)]}
+        assert len(threads) == 20
+        assert all(ended(thread) for thread in threads)
+
+
 def test_idle_time_counts_from_the_last_use() -> None:
     with Service(1, idle_timeout=0.2) as service:
         thread = service.submit(current_thread).result(LIMIT)
-        begin = time.monotonic()
-        while time.monotonic() < begin + 0.4:
+        last = begin = time.monotonic()
+        while last < begin + 0.4:
             last = time.monotonic()
             if service.submit(current_thread).result(LIMIT) is not thread:
                 pytest.skip("this machine is too slow to tell")
@@ -229,6 +267,36 @@ def test_an_idle_service_uses_no_cpu_and_has_no_helper_thread() -> None:
     assert lines == ["6", "6", "True", "True"]
 
 
+def test_nothing_polls_while_it_waits() -> None:
+    lines = run_script(
+        """
+        import concurrent.futures, resource, threading
+        from boundedexec import Service
+
+        with Service(2) as service:
+            release, yielded = threading.Event(), threading.Event()
+            bodies = [
+                service.submit(service.yield_slot, lambda: (yielded.set(), release.wait())),
+                service.submit(release.wait),
+                service.submit(release.wait),
+                *[service.submit(int) for _ in range(1000)],
+            ]
+            yielded.wait()
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            print(service.block_till_done(0.15))
+            try:
+                bodies[-1].result(0.15)
+            except concurrent.futures.TimeoutError:
+                print("waited")
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            release.set()
+        print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.05)
+        print(after.ru_nvcsw - before.ru_nvcsw < 20)
+        """
+    )
+    assert lines == ["False", "waited", "True", "True"]
+
+
 def test_without_an_idle_timeout_threads_stay_until_shutdown() -> None:
     service = Service(1, idle_timeout=None)
     thread = service.submit(current_thread).result(LIMIT)
@@ -256,13 +324,17 @@ def test_after_shutdown_without_wait_threads_end_at_once() -> None:
 def test_a_service_that_is_collected_finishes_what_it_accepted_and_ends() -> None:
     service = Service(2, idle_timeout=None)
     reference = weakref.ref(service)
-    with holding(service, 2):
-        futures = [service.submit(current_thread) for _ in range(50)]
-        del service
-        gc.collect()
-        # Neither its threads nor its futures keep it alive.
-        assert reference() is None
-        assert not any(future.done() for future in futures)
+    started, release = threading.Barrier(3), threading.Event()
+    for _ in range(2):
+        service.submit(lambda: (started.wait(LIMIT), release.wait(LIMIT)))
+    started.wait(LIMIT)
+    futures = [service.submit(current_thread) for _ in range(50)]
+    del service
+    gc.collect()
+    # Neither its threads nor its futures keep it alive.
+    assert reference() is None
+    assert not any(future.done() for future in futures)
+    release.set()
     threads = {future.result(LIMIT) for future in futures}
     assert all(ended(thread) for thread in threads)
 
@@ -281,7 +353,7 @@ def test_an_idle_service_that_is_collected_ends_its_threads_at_once() -> None:
 @pytest.mark.parametrize("buffersize", [None, 3])
 def test_the_iterator_of_map_does_not_keep_its_service_alive(buffersize: int | None) -> None:
     service = Service(2, idle_timeout=None)
-    iterator = service.map(lambda _: current_thread(), range(5), buffersize=buffersize)
+    iterator = service.map(this_thread, range(5), buffersize=buffersize)
     first = next(iterator)
     reference = weakref.ref(service)
     del service
@@ -338,6 +410,7 @@ def test_where_something_runs_a_submission_waits_for_its_slot(starts: Starts) ->
             with holding(service):
                 starts.fail()
                 waiting = [service.submit(int, str(i)) for i in range(5)]
+            starts.fail(False)
             # Its thread goes on to them, without a start.
             assert [f.result(LIMIT) for f in waiting] == list(range(5))
             assert service.block_till_done(LIMIT)
@@ -374,27 +447,73 @@ def test_what_no_thread_was_started_for_while_a_body_yields_runs_after_it(
         assert service.block_till_done(LIMIT)
 
 
-def test_a_lend_whose_thread_cannot_be_started_raises_from_the_wait(starts: Starts) -> None:
+LENDING_WAITS: dict[str, Callable[[Future[int]], object]] = {
+    "result": lambda future: future.result(),
+    "exception": lambda future: future.exception(),
+    "wait": lambda future: boundedexec.wait([future]),
+    "as_completed": lambda future: next(boundedexec.as_completed([future])),
+}
+
+
+@pytest.mark.parametrize("wait_for", LENDING_WAITS.values(), ids=LENDING_WAITS)
+def test_a_lend_whose_thread_cannot_be_started_raises_from_the_wait(
+    wait_for: Callable[[Future[int]], object], starts: Starts
+) -> None:
     with Service(1) as service:
 
         def body() -> Future[int]:
             starts.fail()
             future = service.submit(int, "5")
-            for wait_for in (future.result, future.exception):
+            for _ in range(2):
                 with pytest.raises(RuntimeError, match="can't start new thread"):
-                    wait_for()
+                    wait_for(future)
             # It kept its slot, and nothing is lost.
-            other = service.submit(int)
-            assert not other.running() and not other.done()
+            later = service.submit(int)
+            assert not later.running() and not later.done()
             return future
 
         assert service.submit(body).result(LIMIT).result(LIMIT) == 5
         starts.fail(False)
 
         def again() -> int:
-            return service.submit(int, "6").result()
+            future = service.submit(int, "6")
+            wait_for(future)
+            return future.result()
 
         assert service.submit(again).result(LIMIT) == 6
+        assert service.block_till_done(LIMIT)
+
+
+@pytest.mark.parametrize(("bound", "lending"), [(0, True), (2, True), (2, False)])
+def test_a_wait_for_what_only_lacks_a_thread_raises_or_tries_again(
+    bound: int, lending: bool, starts: Starts
+) -> None:
+    with Service(bound, lending=lending) as service:
+
+        def body() -> int:
+            starts.fail()
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                # A slot is free for it: nothing else will ever start it.
+                service.submit(int).result()
+            starts.fail(False)
+            return service.submit(int, "5").result()
+
+        assert service.submit(body).result(LIMIT) == 5
+        assert service.block_till_done(LIMIT)
+
+
+def test_a_wait_in_a_yield_for_what_only_lacks_a_thread_raises(starts: Starts) -> None:
+    with Service(1) as service:
+
+        def body() -> int:
+            starts.fail()
+            future = service.submit(int)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                service.yield_slot(future.result)
+            starts.fail(False)
+            return service.yield_slot(service.submit(int, "5").result)
+
+        assert service.submit(body).result(LIMIT) == 5
         assert service.block_till_done(LIMIT)
 
 
@@ -424,12 +543,13 @@ def test_an_initializer_runs_once_in_each_new_thread() -> None:
         for _ in range(3):
             with holding(service, 3):
                 pass
+            assert service.block_till_done(LIMIT)
         together = threading.Barrier(4)
         bodies = [service.submit(service.yield_slot, together.wait, LIMIT) for _ in range(4)]
         assert sorted(f.result(LIMIT) for f in bodies) == [0, 1, 2, 3]
     initialized = [seen.get() for _ in range(seen.qsize())]
     assert {number for _, number in initialized} == {7}
-    assert len({thread for thread, _ in initialized}) == len(initialized) == 4
+    assert len({thread for thread, _ in initialized}) == len(initialized) >= 4
 
 
 def test_what_an_initializer_set_is_seen_over_the_submitters_values() -> None:
@@ -459,9 +579,9 @@ def test_what_a_body_sets_over_the_initializers_values_reaches_no_other() -> Non
         return found
 
     with Service(1, initializer=initializer) as service:
-        for context in (Context(), Context(), None):
-            run = context.run if context is not None else lambda call, *args: call(*args)
-            assert run(service.submit, body).result(LIMIT) == "initializer's"
+        for _ in range(2):
+            assert Context().run(service.submit, body).result(LIMIT) == "initializer's"
+            assert service.submit(body).result(LIMIT) == "initializer's"
 
 
 def test_an_initializers_values_are_seen_by_lent_bodies_and_later_threads() -> None:
@@ -569,9 +689,7 @@ def test_a_body_that_yields_when_its_service_breaks_goes_on() -> None:
 # The context of threads, where Python would have it inherited.
 
 
-@pytest.mark.skipif(
-    not hasattr(sys.flags, "thread_inherit_context"), reason="not in this Python"
-)
+@pytest.mark.skipif(not hasattr(sys.flags, "thread_inherit_context"), reason="not in this Python")
 @pytest.mark.parametrize("inherit", ["0", "1"])
 def test_a_thread_does_not_inherit_the_context_that_started_it(inherit: str) -> None:
     lines = run_script(
@@ -597,15 +715,18 @@ EXIT = """
     import atexit, gc, sys, threading, time
     from boundedexec import Service
 
-    def later(text):
+    def say(*words):
+        sys.stdout.write(" ".join(map(str, words)) + "\\n")
+
+    def later(*words):
         time.sleep(0.01)
-        print(text)
+        say(*words)
 
     def try_to_submit(who, service):
         try:
             service.submit(int)
         except RuntimeError as error:
-            print(who + ":", error)
+            say(who + ":", error)
 """
 WORDS = "cannot schedule new futures after interpreter shutdown"
 
@@ -617,7 +738,7 @@ WORDS = "cannot schedule new futures after interpreter shutdown"
         "service.shutdown(wait=False)",
         "del service; gc.collect()",
         "sys.exit(0)",
-        "service.submit(sys.exit, 3)",
+        "service.submit(sys.exit, 3).exception()",
     ],
 )
 @pytest.mark.parametrize("bound", [1, 3, 0])
@@ -627,13 +748,16 @@ def test_at_exit_everything_accepted_is_finished(bound: int, end: str) -> None:
         + f"""
     service = Service({bound}, idle_timeout=None)
     for i in range(10):
-        service.submit(later, str(i)).add_done_callback(lambda _: print("called"))
+        service.submit(later, str(i)).add_done_callback(lambda _: say("called"))
     {end}
 """
     )
     assert sorted(lines) == sorted([str(i) for i in range(10)] + ["called"] * 10)
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="Python 3.12 starts no threads at exit"
+)
 def test_at_exit_bodies_that_lend_and_yield_are_finished() -> None:
     lines = run_script(
         EXIT
@@ -641,12 +765,14 @@ def test_at_exit_bodies_that_lend_and_yield_are_finished() -> None:
     def body():
         inner = service.submit(int, "5")
         other = service.submit(int, "6")
+        submitted.set()
         at_exit.wait()
-        print(inner.result(), service.yield_slot(other.result))
+        say(inner.result(), service.yield_slot(other.result))
 
     service = Service(1)
-    at_exit = threading.Event()
+    submitted, at_exit = threading.Event(), threading.Event()
     service.submit(body)
+    submitted.wait()
     threading.Timer(0.1, at_exit.set).start()
 """
     )
@@ -672,15 +798,18 @@ def test_at_exit_submit_raises_in_the_standard_words() -> None:
         EXIT
         + """
     def body():
-        main = threading.main_thread()
-        main.join()
-        try_to_submit("body", service)
+        try:
+            while True:
+                service.submit(int)
+                time.sleep(0.001)
+        except RuntimeError as error:
+            say("body:", error)
 
     service, unused = Service(2), Service(2)
     late = lambda: (try_to_submit("atexit", service), try_to_submit("unused", unused))
     atexit.register(late)
     atexit.register(lambda: try_to_submit("new", Service(1)))
-    atexit.register(lambda: print(service.block_till_done(), service.shutdown()))
+    atexit.register(lambda: say(service.block_till_done(), service.shutdown()))
     service.submit(body)
 """
     )
@@ -721,8 +850,8 @@ def test_a_daemon_service_does_not_keep_a_program_alive(stuck: str) -> None:
 
     service = Service(1, daemon=True)
     running = service.submit({stuck})
-    queued = service.submit(print, "never")
-    queued.add_done_callback(lambda f: print("cancelled", f.cancelled()))
+    queued = service.submit(say, "never")
+    queued.add_done_callback(lambda f: say("cancelled", f.cancelled()))
     while not running.running():
         time.sleep(0.001)
     atexit.register(lambda: try_to_submit("atexit", service))
@@ -761,7 +890,7 @@ def test_an_idle_daemon_service_finishes_what_is_waited_for_before() -> None:
         service.submit(later, "finished")
     service = Service(1, daemon=True)
     service.submit(later, "finished")
-    print(service.block_till_done())
+    say(service.block_till_done())
 """
     )
     assert lines == ["finished", "finished", "True"]
@@ -927,10 +1056,13 @@ def test_a_fork_in_a_body_leaves_a_service_that_works() -> None:
 def test_forks_in_the_middle_of_everything_leave_services_that_work() -> None:
     over = threading.Event()
 
+    def nested(service: Service) -> int:
+        return service.submit(int, "5").result()
+
     def use(service: Service) -> int:
         count = 0
         while not over.is_set():
-            service.submit(lambda: service.submit(int).result())
+            service.submit(nested, service)
             service.submit(service.yield_slot, int).add_done_callback(lambda _: None)
             service.submit(int).cancel()
             service.submit(int).result(LIMIT)
@@ -943,8 +1075,7 @@ def test_forks_in_the_middle_of_everything_leave_services_that_work() -> None:
         def check() -> None:
             for service in (one, three):
                 assert service.block_till_done(0)
-                nested = service.submit(lambda: service.submit(int, "5").result())  # noqa: B023
-                assert nested.result(LIMIT) == 5
+                assert service.submit(nested, service).result(LIMIT) == 5
                 assert service.block_till_done(LIMIT)
                 service.shutdown()
 

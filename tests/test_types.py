@@ -25,14 +25,14 @@ PREAMBLE = """
 import asyncio
 import concurrent.futures
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future
 from pathlib import Path
 from typing import Optional
 
 from typing_extensions import assert_type
 
 import boundedexec
-from boundedexec import Coalescer, DeadlockError, Future, Service, ThreadPoolExecutor
+from boundedexec import Coalescer, DeadlockError, Service, ThreadPoolExecutor
 
 
 def area(width: int, height: int = 1, *, unit: str = "m") -> str:
@@ -120,12 +120,12 @@ def test_the_types_of_ordinary_calls_are_inferred(tmp_path: Path) -> None:
 
             executor: Executor = service
             their_pool: concurrent.futures.ThreadPoolExecutor = ThreadPoolExecutor()
-            their_future: concurrent.futures.Future[int] = service.submit(int)
-            their_future.add_done_callback(lambda done: print(done.result()))
             service.submit(int).add_done_callback(lambda done: print(done.result() + 1))
             error: RuntimeError = DeadlockError("circle")
-            bare = Future[int]()
+            bare = boundedexec.Future[int]()
             bare.set_result(3)
+            theirs: Future[int] = bare
+            theirs.add_done_callback(lambda done: print(done.result()))
             """,
             tmp_path,
         )
@@ -155,7 +155,7 @@ WRONG = [
     "ThreadPoolExecutor(2).submit(area, 1, depth=3)",
     'text: str = service.submit(int, "1")',
     'number: str = service.submit(int, "1").result()',
-    'Future[int]().set_result("x")',
+    'boundedexec.Future[int]().set_result("x")',
 ]
 
 

@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
     ALL_COMPLETED,
@@ -19,6 +20,7 @@ from concurrent.futures import (
     FIRST_EXCEPTION,
     CancelledError,
     Executor,
+    Future,
 )
 from typing import Any, NoReturn
 
@@ -26,9 +28,9 @@ import pytest
 from conftest import LIMIT, Starts, holding
 
 import boundedexec
-from boundedexec import Coalescer, DeadlockError, Future, Service, ThreadPoolExecutor
+from boundedexec import Coalescer, DeadlockError, Service, ThreadPoolExecutor
 
-AnyFuture = concurrent.futures.Future[Any]
+AnyFuture = Future[Any]
 NewService = Callable[..., Service]
 
 #: Seconds to give something that must not happen; a test is right if it is too short.
@@ -296,7 +298,7 @@ def test_what_is_cancelled_meanwhile_is_passed_over(new_service: NewService) -> 
 def test_a_wait_that_is_over_has_its_slot_back_first(new_service: NewService) -> None:
     """The awaited submission that has the slot is not the one that ends the wait."""
     service, order = new_service(1), list[str]()
-    foreign: AnyFuture = concurrent.futures.Future()
+    foreign: AnyFuture = Future()
 
     def borrower() -> None:
         foreign.set_result(None)
@@ -312,6 +314,100 @@ def test_a_wait_that_is_over_has_its_slot_back_first(new_service: NewService) ->
 
     assert service.submit(body).result(LIMIT)
     assert order == ["borrower", "body"]
+
+
+def test_the_callbacks_of_what_is_awaited_hold_the_lent_slot(new_service: NewService) -> None:
+    service, order = new_service(1), list[str]()
+
+    def body() -> bool:
+        decoy, awaited = service.submit(int), service.submit(order.append, "awaited")
+        awaited.add_done_callback(lambda _: time.sleep(A_WHILE))
+        awaited.add_done_callback(lambda _: order.append("callback"))
+        awaited.result()
+        order.append("body")
+        return decoy.cancel()
+
+    assert service.submit(body).result(LIMIT)
+    assert order == ["awaited", "callback", "body"]
+
+
+def test_a_wait_keeps_nothing_of_what_it_waited_for(new_service: NewService) -> None:
+    service = new_service(1)
+
+    def body() -> weakref.ref[AnyFuture]:
+        inner = service.submit(int)
+        inner.result()
+        for wait in WAITS.values():
+            wait(inner)
+        other = service.submit(int)
+        boundedexec.wait([inner, other])
+        return weakref.ref(inner)
+
+    gone = service.submit(body).result(LIMIT)
+    service.submit(int).result(LIMIT)
+    end = time.monotonic() + LIMIT
+    while gone() is not None and time.monotonic() < end:
+        time.sleep(0.001)
+    assert gone() is None
+
+
+def test_a_shutdown_that_cancels_what_is_awaited_ends_the_wait() -> None:
+    service = Service(1, daemon=True)
+
+    def first() -> None:
+        service.shutdown(wait=False, cancel_futures=True)
+
+    def body() -> AnyFuture:
+        futures: list[AnyFuture] = [service.submit(first), service.submit(int)]
+        assert boundedexec.wait(futures).done == set(futures)
+        return futures[1]
+
+    assert service.submit(body).result(LIMIT).cancelled()
+    service.shutdown()
+
+
+def test_a_lend_to_a_thread_whose_initializer_fails_breaks_the_service() -> None:
+    threads = list[int]()
+
+    def initializer() -> None:
+        threads.append(threading.get_ident())
+        if len(threads) > 1:
+            raise OSError("no second thread")
+
+    service = Service(1, "", initializer, daemon=True)
+    future = service.submit(lambda: service.submit(int).result())
+    assert isinstance(future.exception(LIMIT), boundedexec.BrokenThreadPool)
+    service.shutdown()
+
+
+def test_a_body_that_waits_for_a_coalesced_run_lends_it_its_slot(new_service: NewService) -> None:
+    service = new_service(1)
+    coalescer = Coalescer[str](service)
+
+    def body() -> tuple[int, bool]:
+        decoy = service.submit(int)
+        return coalescer.submit("key", int, "2").result(), decoy.cancel()
+
+    assert service.submit(body).result(LIMIT) == (2, True)
+
+
+def test_a_body_that_waits_for_an_owed_rerun_lends_once_it_is_queued(
+    new_service: NewService,
+) -> None:
+    service, gate, ran = new_service(2), threading.Event(), threading.Event()
+    coalescer = Coalescer[str](service)
+    entered = threading.Event()
+    coalescer.submit("key", lambda: entered.set() or gate.wait())  # type: ignore[func-returns-value]
+    assert entered.wait(LIMIT)
+
+    def body() -> None:
+        again = coalescer.submit("key", ran.set)
+        # Takes the slot of the run before its re-run can.
+        service.submit(ran.wait)
+        gate.set()
+        again.result()
+
+    service.submit(body).result(LIMIT)
 
 
 def test_two_bodies_may_wait_for_the_same_submission(new_service: NewService, turns: None) -> None:
@@ -474,6 +570,38 @@ def test_two_services_that_call_each_other_finish(new_service: NewService, turns
         assert [future.result(LIMIT) for future in bodies] == [5, 5]
 
 
+def test_services_are_stuck_only_when_the_last_holder_waits(new_service: NewService) -> None:
+    """One holder of a slot that can still end is enough to wait for; then it waits too."""
+    one, two = new_service(1), new_service(2)
+    gate, entered, waits = threading.Event(), threading.Barrier(3), threading.Event()
+
+    def outer() -> tuple[Any, list[bool]]:
+        entered.wait(LIMIT)
+        queued.append(two.submit(str, "on two"))
+        entered.wait(LIMIT)
+        keeps: list[AnyFuture] = [queued[0], one.submit(waits.set)]
+        boundedexec.wait(keeps)
+        return queued[0].result(), [future.cancel() for future in queued[1:]]
+
+    def holder(number: int) -> Any:
+        entered.wait(LIMIT)
+        entered.wait(LIMIT)
+        awaited = one.submit(int, number)
+        if number:
+            assert waits.wait(LIMIT)
+            concurrent.futures.wait([queued[0]], A_WHILE)
+            assert not queued[0].running() and not queued[0].done()
+            gate.set()
+        return awaited.result()
+
+    queued: list[AnyFuture] = []
+    first = one.submit(outer)
+    holders = [two.submit(holder, number) for number in range(2)]
+    assert gate.wait(LIMIT)
+    assert first.result(LIMIT)[0] == "on two"
+    assert [future.result(LIMIT) for future in holders] == [0, 1]
+
+
 def test_services_that_call_each_other_in_a_ring_finish(
     new_service: NewService, turns: None
 ) -> None:
@@ -550,12 +678,12 @@ def test_waiting_for_what_runs_on_its_own_service_keeps_the_slot(
 def test_waiting_for_another_packages_future_keeps_the_slot(
     new_service: NewService, wait: Callable[[AnyFuture], object]
 ) -> None:
-    foreign: AnyFuture = concurrent.futures.Future()
+    foreign: AnyFuture = Future()
     keeps_slot(new_service(1), lambda: wait(foreign), lambda: foreign.set_result(1))
 
 
 def test_waiting_for_a_bare_future_keeps_the_slot(new_service: NewService) -> None:
-    bare = Future[int]()
+    bare = boundedexec.Future[int]()
     keeps_slot(new_service(1), bare.result, lambda: bare.set_result(1))
 
 
@@ -584,7 +712,7 @@ def test_the_stdlibs_own_wait_keeps_the_slot(new_service: NewService) -> None:
 
 
 def test_a_service_of_one_slot_is_a_serial_queue(new_service: NewService) -> None:
-    service, foreign = new_service(1), Future[int]()
+    service, foreign = new_service(1), boundedexec.Future[int]()
     threads: set[int] = set()
     executing: list[int] = []
 
@@ -752,10 +880,10 @@ def test_wait_and_as_completed_have_the_stdlibs_results(
     new_service: NewService, inside: bool
 ) -> None:
     service = new_service(1)
-    good: AnyFuture = concurrent.futures.Future()
-    bad: AnyFuture = concurrent.futures.Future()
-    gone: AnyFuture = Future[int]()
-    open_: AnyFuture = Future[int]()
+    good: AnyFuture = Future()
+    bad: AnyFuture = Future()
+    gone: AnyFuture = boundedexec.Future[int]()
+    open_: AnyFuture = boundedexec.Future[int]()
     good.set_result(1)
     bad.set_exception(OSError())
     gone.cancel()
@@ -1061,6 +1189,31 @@ def test_a_run_that_waits_for_who_waits_for_its_rerun_is_told(new_service: NewSe
     assert isinstance(coalescer.submit("key", run).result(LIMIT), DeadlockError)
 
 
+def test_a_run_that_waits_for_who_already_waits_for_its_rerun_is_told(
+    new_service: NewService,
+) -> None:
+    service, owed = new_service(2), threading.Event()
+    coalescer = Coalescer[str](service)
+    waiter = Later()
+
+    def run() -> str:
+        assert owed.wait(LIMIT)
+        with pytest.raises(DeadlockError, match="run"):
+            waiter.get().result()
+        return "goes on"
+
+    def waits() -> str:
+        again = coalescer.submit("key", str, "again")
+        awaited: list[AnyFuture] = [again, service.submit(owed.set)]
+        boundedexec.wait(awaited)
+        return again.result()
+
+    first = coalescer.submit("key", run)
+    waiter.set(service.submit(waits))
+    assert first.result(LIMIT) == "goes on"
+    assert waiter.get().result(LIMIT) == "again"
+
+
 # Bodies that resume
 
 
@@ -1187,9 +1340,9 @@ def test_a_done_callback_that_yields_is_lent_the_slot_of_one_that_waits(
 ) -> None:
     """Who waits in vain for a callback's own service would hang both."""
     service, went = new_service(1), threading.Event()
-    chained = Future[int]()
+    chained = boundedexec.Future[int]()
 
-    def callback(done: concurrent.futures.Future[int]) -> None:
+    def callback(done: Future[int]) -> None:
         service.yield_slot(went.wait)
         chained.set_result(done.result())
 
@@ -1211,6 +1364,30 @@ def test_a_thousand_nested_waits_finish_on_two_slots(new_service: NewService) ->
         return 1 + service.submit(level, n - 1).result() if n else 0
 
     assert service.submit(level, 1000).result(LIMIT) == 1000
+
+
+def test_a_deep_chain_across_two_services_finishes(new_service: NewService) -> None:
+    services = [new_service(1), new_service(2)]
+
+    def level(n: int) -> int:
+        return 1 + services[n % 2].submit(level, n - 1).result() if n else 0
+
+    assert services[1].submit(level, 300).result(LIMIT) == 300
+
+
+def test_a_wide_tree_of_waits_finishes_on_few_threads(new_service: NewService) -> None:
+    service, threads = new_service(2), set[int]()
+
+    def fibonacci(n: int) -> int:
+        threads.add(threading.get_ident())
+        if n < 2:
+            return n
+        children = [service.submit(fibonacci, n - back) for back in (1, 2)]
+        return sum(child.result() for child in children)
+
+    assert service.submit(fibonacci, 14).result(LIMIT) == 377
+    # Twelve hundred bodies, thirteen waits deep.
+    assert len(threads) < 60
 
 
 def test_a_wait_for_many_own_submissions_is_not_quadratic(new_service: NewService) -> None:
@@ -1244,7 +1421,8 @@ def test_a_hundred_thousand_bodies_that_wait_need_few_threads(new_service: NewSe
         return service.submit(inner, n).result()
 
     futures = [service.submit(outer, n) for n in range(100_000)]
-    assert sum(future.result(LIMIT) for future in futures) == sum(range(100_000))
+    assert service.block_till_done(50)
+    assert sum(future.result(0) for future in futures) == sum(range(100_000))
     assert len(threads) <= 16
 
 
@@ -1452,7 +1630,7 @@ def one_slot_is_a_mutex(make: Make) -> object:
 @program
 def a_body_waits_for_what_a_done_callback_sets(make: Make) -> object:
     with make(2) as executor:
-        gate, chained = threading.Event(), concurrent.futures.Future[str]()
+        gate, chained = threading.Event(), Future[str]()
         first = executor.submit(gate.wait)
         first.add_done_callback(lambda done: chained.set_result(f"set {done.result()}"))
         second = executor.submit(lambda: chained.result())

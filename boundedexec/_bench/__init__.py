@@ -93,6 +93,7 @@ def _measure(rows: Sequence[Row], args: argparse.Namespace) -> int:
     _print(report.heading(args.repeat, args.scale) + "\n")
     outcomes: list[Outcome] = []
     status = 0
+    before = report.Processors.now()
     try:
         for index, row in enumerate(rows, 1):
             print(f"[{index}/{len(rows)}] {row.name}", file=sys.stderr, flush=True)
@@ -101,12 +102,17 @@ def _measure(rows: Sequence[Row], args: argparse.Namespace) -> int:
         # What was measured took minutes and is whole.
         print("bench: interrupted", file=sys.stderr)
         status = INTERRUPTED
+    others = report.others_busy(before, report.Processors.now())
     verdicts = [
         verdict for outcome in outcomes for verdict in judge(outcome, conclusive=args.scale == 1)
     ]
     _print(report.table(verdicts))
+    if note := report.note_on_others(others):
+        _print("\n" + note)
     if args.json is not None:
-        document = report.document(outcomes, verdicts, args.repeat, args.scale)
+        document = report.document(
+            outcomes, verdicts, repeat=args.repeat, scale=args.scale, others=others
+        )
         status = _write(args.json, json.dumps(document, indent=2) + "\n") or status
     if args.plot is not None:
         status = _write(args.plot, chart(verdicts, title=report.title())) or status

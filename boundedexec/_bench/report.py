@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import os
 import platform
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from .pairs import FEWEST_PAIRS, Outcome, Verdict
 from .rows import Kind, Side, free_threaded
 from .work import usable_processors
+
+QUIET = 0.2
+"""Less of a processor than this, in the hands of others, does not show in a table."""
 
 HEADINGS = ("what", "stdlib", "Service", "floor", "ratio", "target", "spread", "met")
 
@@ -41,6 +46,51 @@ def title() -> str:
         f"{about['implementation']} {about['python']}"
         + (" free-threaded" if about["free_threaded"] else "")
         + f", {about['usable_processors']} processors"
+    )
+
+
+@dataclass(frozen=True)
+class Processors:
+    """How long the processors have worked, in seconds; what is not this run is others."""
+
+    wall: float
+    busy: float
+    own: float
+
+    @classmethod
+    def now(cls) -> Processors | None:
+        """Return the state of this moment, None where Linux's /proc is not."""
+        try:
+            with open("/proc/stat", encoding="ascii") as stat:
+                user, nice, system, _, _, irq, softirq, steal = map(
+                    int, stat.readline().split()[1:9]
+                )
+        except (OSError, ValueError):
+            return None
+        # What other guests of the host took (steal), this run went without as well.
+        ticks = user + nice + system + irq + softirq + steal
+        return cls(
+            wall=time.monotonic(),
+            busy=ticks / os.sysconf("SC_CLK_TCK"),
+            own=sum(os.times()[:4]),
+        )
+
+
+def others_busy(before: Processors | None, after: Processors | None) -> float | None:
+    """Return how many processors others kept busy in between, None where unknown."""
+    if before is None or after is None or after.wall <= before.wall:
+        return None
+    others = (after.busy - before.busy) - (after.own - before.own)
+    return max(0.0, others / (after.wall - before.wall))
+
+
+def note_on_others(others: float | None) -> str:
+    """Return a line for whoever reads a table made on a busy machine, or nothing."""
+    if others is None or others < QUIET:
+        return ""
+    return (
+        f"Meanwhile other processes kept {others:.1f} processors busy: the figures are "
+        "theirs too, and the spreads wide. Measure on a quiet machine."
     )
 
 
@@ -127,7 +177,12 @@ def number(value: float) -> str:
 
 
 def document(
-    outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], repeat: int, scale: float
+    outcomes: Sequence[Outcome],
+    verdicts: Sequence[Verdict],
+    *,
+    repeat: int,
+    scale: float,
+    others: float | None,
 ) -> dict[str, Any]:
     """Return everything that was measured, for JSON."""
     by_row = {outcome.row.name: outcome for outcome in outcomes}
@@ -135,6 +190,7 @@ def document(
         "machine": machine(),
         "repeat": repeat,
         "scale": scale,
+        "processors_busy_with_others": others,
         "lines": [_line_document(verdict, by_row[verdict.row.name]) for verdict in verdicts],
     }
 

@@ -290,8 +290,8 @@ _ALWAYS = (
     ),
     Row(
         name="import",
-        what="processor time of import boundedexec in a fresh interpreter that has imported "
-        "concurrent.futures.thread; beside that of concurrent.futures.thread itself, "
+        what="processor time of import boundedexec, compiled, in a fresh interpreter that has "
+        "imported concurrent.futures.thread; beside that of concurrent.futures.thread itself, "
         "in one that has imported concurrent.futures",
         size=3,
         sides={
