@@ -32,11 +32,9 @@ import os
 import weakref
 from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from typing_extensions import ParamSpec
-
-from .futures import FINISHED, PENDING, Failure, Future, current, keep_unreported, name_of
+from .futures import CANCELLATION, PENDING, Failure, Future, current, keep_unreported, name_of
 from .service import Service
 from .waiting import hold, let_go
 
@@ -76,6 +74,10 @@ class _Era:
 
     def executes(self, future: object) -> bool:
         return False
+
+    def retry(self) -> None:
+        if self.slots is not None:
+            self.slots.retry()
 
 
 class _Run(Generic[K]):
@@ -136,29 +138,33 @@ class _Run(Generic[K]):
                 failure = Failure(exception, self.__qualname__, False)
                 del trace
             del fn, args, kwargs, context
-        # Before anybody hears of the result: who then waits for the next run, in a
-        # callback, must find it queued.
-        self.coalescer._advance(self)
-        if failure is not None:
-            self.future._finish_failed(failure)
-        else:
-            self.future._finish(outcome)
+        following = self.coalescer._next(self)
+        self.future._conclude(outcome, failure)
+        self._go_on(following)
 
     def on_inner_done(self, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it. On a Service that is news only if it never ran."""
         if not self.coalescer._ran_as_body(inner):
-            self.coalescer._advance(self)
+            following = self.coalescer._next(self)
             self.take_outcome(inner)
+            self._go_on(following)
 
     def take_outcome(self, inner: concurrent.futures.Future[Any]) -> None:
+        """Conclude with what became of `inner`."""
         if inner.cancelled():
-            self.future._finish_cancelled()
+            self.future._conclude(None, CANCELLATION)
             return
         exception = inner.exception()
         if exception is not None:
-            self.future._finish_failed(Failure(exception, self.__qualname__, False))
+            self.future._conclude(None, Failure(exception, self.__qualname__, False))
         else:
-            self.future._finish(inner.result())
+            self.future._conclude(inner.result(), None)
+
+    def _go_on(self, following: _Run[K] | None) -> None:
+        """Hand over what follows; only then call back, for a callback may wait for it."""
+        if following is not None:
+            self.coalescer._hand_over(following, owed=True)
+        self.future._call_back()
 
 
 class _RunFuture(Future[Any]):
@@ -195,7 +201,8 @@ class _RunFuture(Future[Any]):
         owner = self._owner
         assert owner is not None
         owner.away.add(self)
-        self._finish_cancelled()
+        self._conclude(None, CANCELLATION)
+        self._call_back()
         inner = run.inner  # Whoever is just handing it over looks after us.
         if inner is not None:
             inner.cancel()
@@ -210,25 +217,20 @@ class _RunFuture(Future[Any]):
     def _why_late(self, body: object) -> Any:
         return () if self.running() else super()._why_late(body)
 
-    def _finish(self, result: Any) -> None:
-        if not self._run.was_cancelled():
-            self._result = result
-            self._end(FINISHED)
-
-    def _finish_failed(self, failure: Failure) -> None:
-        if not self._run.was_cancelled():
-            self._failure = failure
-            self._end(FINISHED)
-        else:
-            failure.asked = True
-
-    def _finish_cancelled(self) -> None:
-        if not self.done():
-            self._become_cancelled()
-
-    def _end(self, state: str) -> None:
+    def _conclude(self, result: Any, failure: Failure | None) -> None:
+        """Store the outcome and tell the waiters, unless it was cancelled before."""
+        if self.done() or (self._run.was_cancelled() and failure is not CANCELLATION):
+            if failure is not None:
+                failure.asked = True
+            return
         let_go(self)
-        super()._end(state)
+        self._result = result
+        self._failure = failure
+        self._finish()
+
+    def _call_back(self) -> None:
+        if self._watch is not None and self.done():
+            self._settle(BaseException)
 
 
 class Coalescer(Generic[K]):
@@ -327,6 +329,8 @@ class Coalescer(Generic[K]):
             run.links.setdefault("work", _TAKEN)
             run.latest = None
             following: Any = run.links.get("next")
+            if following is _OVER:
+                return None
             if following is not None:
                 self._runs[run.key] = following
             else:
@@ -342,12 +346,6 @@ class Coalescer(Generic[K]):
             run = following
         return None
 
-    def _advance(self, run: _Run[K]) -> None:
-        """Hand over what follows a run that is over."""
-        following = self._next(run)
-        if following is not None:
-            self._hand_over(following, owed=True)
-
     def _hand_over(self, run: _Run[K] | None, *, owed: bool) -> None:
         """Give a run to the executor. Raises what that raises, unless it was owed.
 
@@ -361,9 +359,11 @@ class Coalescer(Generic[K]):
             except BaseException as exception:
                 following = self._next(run)
                 if self._era.slots is not None and self._era.slots.cancelling:
-                    run.future._finish_cancelled()
+                    run.future._conclude(None, CANCELLATION)
                 else:
-                    run.future._finish_failed(Failure(exception, run.__qualname__, not owed))
+                    failure = Failure(exception, run.__qualname__, not owed)
+                    run.future._conclude(None, failure)
+                run.future._call_back()
                 if not owed:
                     error = exception
             else:
@@ -373,6 +373,7 @@ class Coalescer(Generic[K]):
                 elif self._service is None and inner.done():
                     following = self._next(run)
                     run.take_outcome(inner)
+                    run.future._call_back()
                 else:
                     inner.add_done_callback(run.on_inner_done)
             self._queued_or_gone(run)

@@ -6,9 +6,10 @@ watches; a future that nobody watches is finished by two stores.
 
 What it stands on, with a GIL and without:
 
-* Deleting an ordinary attribute is one step in C that fails where the attribute
-  is gone, so of several threads that `del future._fn` exactly one succeeds. That
-  is the *claim*: whoever has it starts the submission, cancels it or lends to it.
+* Deleting an attribute is one step in C that fails where the attribute is gone, so
+  of several threads that `del future._fn` exactly one succeeds. That is the *claim*:
+  whoever has it starts the submission, cancels it or lends to it. Without a GIL it
+  holds for ordinary attributes only: a slot is looked at before its lock is taken.
 * `dict.setdefault` is one step in C, so all who make a Watch at once get the same.
 * A store is seen by every load that comes after it. Who finishes a future stores
   the outcome and then looks for a Watch; who makes a Watch publishes it and then
@@ -27,13 +28,14 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import logging
+import sysconfig
 import threading
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 __all__ = ["Future"]
 
@@ -49,6 +51,8 @@ FINISHED = "FINISHED"
 
 #: The order of submission across all services, for waits on several futures.
 serials = itertools.count(1)
+
+_HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 _logger = logging.getLogger("boundedexec")
 
@@ -82,6 +86,7 @@ class Owner(Protocol):
 
     def check_idle(self) -> None: ...
     def executes(self, future: Future[Any], /) -> bool: ...
+    def retry(self) -> None: ...
 
 
 class Body(Protocol):
@@ -90,15 +95,41 @@ class Body(Protocol):
     def wait_for(self, future: Future[Any], /) -> None: ...
 
 
-class _Current(threading.local):
+class _PerThread(Generic[T]):
+    """An attribute of the current thread, None unless it was set.
+
+    Not a `threading.local`: an ending thread clears those after its last line, which
+    without a GIL can meet the interpreter's own end and deadlock.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[int, T] = {}
+
+    def __get__(self, instance: object, owner: object) -> T | None:
+        return self.values.get(get_ident())
+
+    def __set__(self, instance: object, value: T | None) -> None:
+        if value is None:
+            self.values.pop(get_ident(), None)
+        else:
+            self.values[get_ident()] = value
+
+
+class _Current:
     #: The body that this thread executes, None on every other thread.
-    body: Body | None = None
+    body = _PerThread[Body]()
     #: The service that accepts what this thread submits though it is shut down: an
     #: owed submission was accepted when it was made.
-    admitted: Owner | None = None
+    admitted = _PerThread[Owner]()
     #: The service whose submission this thread has cancelled, while it runs the
     #: callbacks: they are outstanding, and must not wait for themselves.
-    cancelling: Owner | None = None
+    cancelling = _PerThread[Owner]()
+
+    def forget(self) -> None:
+        """In a forked child there is none of that."""
+        for attribute in (_Current.__dict__["body"], _Current.__dict__["admitted"]):
+            attribute.values.clear()
+        _Current.__dict__["cancelling"].values.clear()
 
 
 current = _Current()
@@ -179,7 +210,7 @@ def keep_unreported(future: concurrent.futures.Future[Any]) -> None:
 
 
 #: The failure of every cancelled future.
-_CANCELLATION = Failure(CancelledError(), "", True)
+CANCELLATION = Failure(CancelledError(), "", True)
 
 
 def wake_all(late: list[Sleeper]) -> None:
@@ -210,6 +241,7 @@ class Future(concurrent.futures.Future[T]):
         "_kwargs",
         "_context",
         "_serial",
+        *(("_fn",) if _HAS_GIL else ()),  # the claim
     )
 
     _result: T | None
@@ -220,9 +252,8 @@ class Future(concurrent.futures.Future[T]):
     _context: Context | None
     _serial: int
 
-    # Ordinary attributes, not slots: `_fn` is the claim, `_watch` is made by
-    # `dict.setdefault` when somebody needs it. See the module's first lines.
     _fn: Any
+    # An ordinary attribute, made by `dict.setdefault` when somebody needs it.
     _watch: Watch | None = None
     _reported = True
 
@@ -258,7 +289,7 @@ class Future(concurrent.futures.Future[T]):
             with made.lock:
                 watch = self.__dict__.setdefault("_watch", made)
                 late = watch is made and (
-                    self._state is ENDING or self._failure is _CANCELLATION
+                    self._state is ENDING or self._failure is CANCELLATION
                 )
                 if late:
                     self._close(watch)
@@ -272,7 +303,7 @@ class Future(concurrent.futures.Future[T]):
         if owner is None or not owner.lost:
             return False
         self._forget()
-        self._failure = _CANCELLATION
+        self._failure = CANCELLATION
         self._state = CANCELLED
         # The lock of the old Watch may be held by a thread that is not here.
         self.__dict__["_watch"] = Watch()
@@ -293,14 +324,14 @@ class Future(concurrent.futures.Future[T]):
             if self._state is FINISHED or self._state is CANCELLED:
                 return
             failure = self._failure
-            self._state = CANCELLED if failure is _CANCELLATION else FINISHED
+            self._state = CANCELLED if failure is CANCELLATION else FINISHED
             for waiter in watch.waiters.copy():
                 if late is not None and isinstance(waiter, Sleeper):
                     if waiter.note(self, failure):
                         late.append(waiter)
                 elif failure is None:
                     waiter.add_result(self)
-                elif failure is _CANCELLATION:
+                elif failure is CANCELLATION:
                     waiter.add_cancelled(self)
                 else:
                     waiter.add_exception(self)
@@ -341,20 +372,25 @@ class Future(concurrent.futures.Future[T]):
     def _fail(self, exception: BaseException, name: str) -> None:
         """Finish with `exception`; for whoever has the claim."""
         self._failure = Failure(exception, name, not self._reported)
-        self._end(FINISHED)
-
-    def _end(self, state: str) -> None:
-        """Finish, the outcome being stored; for whoever stored it."""
         self._state = ENDING
         if self._watch is None:
-            self._state = state
+            self._state = FINISHED
         else:
             self._settle(BaseException)
+
+    def _finish(self) -> None:
+        """Make the stored outcome final and tell the waiters."""
+        self._state = ENDING
+        watch = self._watch
+        if watch is None:
+            self._state = CANCELLED if self._failure is CANCELLATION else FINISHED
+        else:
+            self._close(watch)
 
     def _become_cancelled(self) -> None:
         """Finish as cancelled; for whoever has the claim, and who helps them."""
         self._forget()
-        self._failure = _CANCELLATION
+        self._failure = CANCELLATION
         if self._watch is None:
             self._state = CANCELLED
         else:

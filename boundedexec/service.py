@@ -14,13 +14,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar
-
-from typing_extensions import ParamSpec, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .futures import PENDING, Future, current, keep_unreported, serials
 from .slots import Slots
 from .waiting import Body
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Service"]
 
@@ -131,7 +132,7 @@ class Service(concurrent.futures.Executor):
         future._fn = fn
         slots.queue.append(future)
         # Queued, so look. A worker that is waking up looks when it is awake.
-        if (slots.free or slots.unbounded) and not slots.woken.fresh:
+        if (slots.free or slots.endless) and not slots.woken.fresh:
             slots.wake(future)
         if slots.refusal is not None and slots.refuses() and slots.take_back(future):
             # Shut down in between: nobody may rely on its being done.
@@ -156,8 +157,6 @@ class Service(concurrent.futures.Executor):
         raised, and cancels what has not started when it is dropped.
         """
         _check_buffersize(buffersize)
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
         end = None if timeout is None else timeout + time.monotonic()
         calls = zip(*iterables, strict=False)
         futures: deque[concurrent.futures.Future[T]] = deque()

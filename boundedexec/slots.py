@@ -37,6 +37,8 @@ from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report
 from .threads import Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
+_MOST_THREADS = 1 << 17
+
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 
@@ -85,6 +87,9 @@ class Slots:
     ) -> None:
         self.max_workers = max_workers
         self.unbounded = max_workers is None
+        #: Whether slots are made when none is free. More than any process can have
+        #: threads are no bound, and would take long to make.
+        self.endless = max_workers is None or max_workers > _MOST_THREADS
         self.lending = lending and max_workers is not None
         self.daemon = daemon
         self._settings: dict[str, Any] = {
@@ -94,8 +99,8 @@ class Slots:
             "lending": lending,
             "daemon": daemon,
         }
-        #: Every slot there is. An unbounded service makes one where none is free.
-        self.all = [Slot() for _ in range(max_workers or 0)]
+        #: Every slot there is.
+        self.all = [Slot() for _ in range(0 if self.endless else max_workers or 0)]
         #: Those that nobody holds.
         self.free = self.all.copy()
         #: Submissions that have not started, in order. Those that were cancelled or
@@ -136,12 +141,17 @@ class Slots:
         try:
             slot = self.free.pop()
         except IndexError:
-            if not self.unbounded:
+            if not self.endless:
                 return None
             slot = Slot()
             self.all.append(slot)
         slot.uses += 1
         return slot
+
+    def _put_back(self, slot: Slot) -> None:
+        """Undo `_take`; whoever looked meanwhile has seen one slot too few."""
+        self.free.append(slot)
+        self.check_idle()
 
     def release(self, slot: Slot) -> None:
         """Give up a slot for good, to whoever is next."""
@@ -168,12 +178,12 @@ class Slots:
                 resumer.grant(slot)
                 continue
             if not self.queue:
-                self.free.append(slot)
+                self._put_back(slot)
                 continue
             try:
                 body = self.crew.obtain()
             except BaseException:
-                self.free.append(slot)
+                self._put_back(slot)
                 raise
             assert isinstance(body, Body)
             body.slot = slot
@@ -207,6 +217,11 @@ class Slots:
     def refuses(self) -> bool:
         """Whether a submission must not be accepted; asked once there is a `refusal`."""
         return self.broken or current.admitted is not self
+
+    def retry(self) -> None:
+        """Start what only lacks a thread; raise if there is still none."""
+        if self.queue and (self.free or self.endless) and not self.woken.fresh:
+            self.dispatch()
 
     def bodies(self) -> list[Body]:
         return [worker for worker in list(self.crew.workers) if isinstance(worker, Body)]
@@ -255,7 +270,7 @@ class Slots:
                 continue
             if look_further:
                 look_further = False
-                if queue and (self.free or self.unbounded):
+                if queue and (self.free or self.endless):
                     try:
                         self.dispatch()
                     except Exception:
@@ -298,9 +313,13 @@ class Slots:
         self.away.discard(body)
         # Parked before the slot is free, see `Crew.park`.
         self.crew.park(body)
-        for debt in reversed(debts):
-            if debt.give_back(slot):
-                slot = None
+        if debts:
+            # The first of several lenders could be over before the last is told.
+            self.away.update(debts)
+            for debt in reversed(debts):
+                if debt.give_back(slot):
+                    slot = None
+            self.away.difference_update(debts)
         if slot is None:
             self.check_idle()
         elif self.resumers:
@@ -452,6 +471,7 @@ class Slots:
         goes on with an empty one of the same kind.
         """
         self.lost = True
+        _every.pop(id(self), None)
         self.queue.clear()
         self.resumers.clear()
         self.crew.parked.clear()
@@ -544,7 +564,7 @@ def _finish_all() -> None:
 
 
 def _lose_all() -> None:
-    current.body = None
+    current.forget()
     for slots in _living():
         slots.lose()
 

@@ -24,12 +24,13 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from typing import Any, Protocol, TypeAlias, TypeVar
-
-from typing_extensions import TypeIs
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .futures import PENDING, Future, Sleeper, current, name_of
 from .threads import Crew, Worker
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 __all__ = ["DeadlockError", "as_completed", "wait"]
 
@@ -93,7 +94,10 @@ class Body(Worker):
 
     def _main(self) -> None:
         current.body = self
-        super()._main()
+        try:
+            super()._main()
+        finally:
+            current.body = None
 
     def wait_for(self, future: Future[Any]) -> None:
         """Block until `future` is over, lending the slot where that helps."""
@@ -169,7 +173,8 @@ class _Node:
     def __init__(self, pending: dict[AnyFuture, None]) -> None:
         self.pending = pending
         #: The services that accepted `pending`.
-        self.owners = {getattr(future, "_owner", None) for future in pending} - {None}
+        self.owners: set[Any] = {getattr(future, "_owner", None) for future in pending}
+        self.owners.discard(None)
 
     def over(self) -> bool:
         return False
@@ -246,6 +251,9 @@ class _Wait(Sleeper, _Node):
                     return
                 _waits[me] = self
                 _check_circle(self)
+                for owner in self.owners:
+                    # A thread may have been wanting, and nothing else would try again.
+                    owner.retry()
                 _lend(self)
             while True:
                 self.lock.acquire()
@@ -288,7 +296,8 @@ def _leads(node: _Place, past_queues: bool) -> tuple[list[_Place], bool]:
     leads: list[_Place] = []
     pending = node.pending
     few = len(_waits) < len(pending) and not past_queues and not node.any
-    for future in list(_waits) if few else list(pending):
+    # Changed only while its body does not wait, hence not while it can be seen here.
+    for future in _waits.copy() if few else pending:
         lead: _Place | None = _waits.get(future)
         if lead is None and past_queues:
             lead = _slots_wanted_by(future)
@@ -419,7 +428,7 @@ def _lend_along(start: _Node) -> bool:
                 without.add(queued._owner)
             if len(without) == len(waiting.owners):
                 break
-        for future, body in list(_resuming.items()):
+        for future, body in _resuming.copy().items():
             if future in waiting.pending:
                 giver = _giver(body.slots, waiting, came_from)
                 if giver is not None:
@@ -470,7 +479,7 @@ def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
     reached: dict[AnyFuture, None] = {future: None}
     todo = [future]
     for target in todo:
-        for waits, waiting in list(_waits.items()):
+        for waits, waiting in _waits.copy().items():
             if waits not in reached and target in waiting.pending:
                 reached[waits] = None
                 todo.append(waits)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import logging
 import os
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -22,6 +25,17 @@ import boundedexec
 
 #: Seconds after which something that has to happen is taken not to.
 LIMIT = 30.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when `condition` holds, where nothing tells when it does."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            # There, what was made by a thread that sleeps is freed by the collector.
+            gc.collect()
 
 
 @contextmanager

@@ -782,7 +782,7 @@ def test_one_submitters_latest_arguments_are_what_its_futures_see(
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer signals here")
 def test_submits_from_a_signal_handler_are_never_lost(executor: Executor) -> None:
     storm = Storm(Coalescer[Key](executor))
-    own_lock = isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+    own_lock = type(executor) is concurrent.futures.ThreadPoolExecutor
 
     def handler(signum: int, frame: FrameType | None) -> None:
         storm.submit()

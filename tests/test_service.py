@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import signal
-import sysconfig
 import threading
 import time
 import weakref
@@ -22,12 +21,10 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from conftest import LIMIT, holding, run_script
+from conftest import LIMIT, holding, run_script, wait_until
 
 import boundedexec
 from boundedexec import Service
-
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -45,16 +42,6 @@ class Thing:
 
 def fail(exception: BaseException, *_: object) -> None:
     raise exception
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-        if FREE_THREADED:
-            # There, what was made by a thread that sleeps is freed by the collector.
-            gc.collect()
 
 
 def all_gone(kept: Iterable[weakref.ref[Any]]) -> bool:
