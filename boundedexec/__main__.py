@@ -39,7 +39,10 @@ def _chosen(arguments: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` (default: the process's) name; return its exit status."""
+    """Run the command that `arguments` (default: the process's) name; return its exit status.
+
+    Ctrl-C ends the process here and now, with status 130.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     # What follows the command is the command's to parse.
     command = _chosen(arguments[:1])

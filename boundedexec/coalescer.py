@@ -27,11 +27,13 @@ How a submit joins a run that is just being started or cancelled:
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
 import os
 import weakref
 from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from .futures import CANCELLATION, PENDING, Failure, Future, current, keep_unreported, name_of
@@ -140,14 +142,31 @@ class _Run(Generic[K]):
             del fn, args, kwargs, context
         following = self.coalescer._next(self)
         self.future._conclude(outcome, failure)
-        self._go_on(following)
+        self.go_on(following)
 
     def on_inner_done(self, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it. On a Service that is news only if it never ran."""
         if not self.coalescer._ran_as_body(inner):
             following = self.coalescer._next(self)
             self.take_outcome(inner)
-            self._go_on(following)
+            if following is not None and inner.cancelled():
+                following = self._hand_over_elsewhere(following)
+            self.go_on(following)
+
+    def _hand_over_elsewhere(self, following: _Run[K]) -> _Run[K] | None:
+        """Hand over on a thread of its own; what is left to do here.
+
+        The stdlib's pools cancel, and so call back, under the lock that their
+        `submit` takes.
+        """
+        hand_over = partial(self.coalescer._hand_over, following, owed=True)
+        if self.coalescer._service is not None:
+            return following
+        try:
+            _thread.start_new_thread(hand_over, ())
+        except RuntimeError:
+            return following  # Here, then, and at one's own risk.
+        return None
 
     def take_outcome(self, inner: concurrent.futures.Future[Any]) -> None:
         """Conclude with what became of `inner`."""
@@ -160,10 +179,14 @@ class _Run(Generic[K]):
         else:
             self.future._conclude(inner.result(), None)
 
-    def _go_on(self, following: _Run[K] | None) -> None:
+    def go_on(self, following: _Run[K] | None) -> None:
         """Hand over what follows; only then call back, for a callback may wait for it."""
         if following is not None:
-            self.coalescer._hand_over(following, owed=True)
+            followers = current.followers
+            if followers is not None:
+                followers.append(following)
+            else:
+                self.coalescer._hand_over(following, owed=True)
         self.future._call_back()
 
 
@@ -346,38 +369,40 @@ class Coalescer(Generic[K]):
             run = following
         return None
 
-    def _hand_over(self, run: _Run[K] | None, *, owed: bool) -> None:
+    def _hand_over(self, run: _Run[K], *, owed: bool) -> None:
         """Give a run to the executor. Raises what that raises, unless it was owed.
 
-        A loop, for an executor may run each at once, and each may submit the next.
+        A loop, for an executor may run each at once, and each may be followed by the
+        next: what is over while this thread is in the executor's `submit` leaves its
+        follower in `current.followers`.
         """
         error: BaseException | None = None
-        while run is not None:
-            inner: concurrent.futures.Future[Any] | None = None
-            try:
-                inner = self._give(run, owed)
-            except BaseException as exception:
-                following = self._next(run)
-                if self._era.slots is not None and self._era.slots.cancelling:
-                    run.future._conclude(None, CANCELLATION)
-                else:
-                    failure = Failure(exception, run.__qualname__, not owed)
-                    run.future._conclude(None, failure)
-                run.future._call_back()
-                if not owed:
-                    error = exception
-            else:
-                following = None
-                if inner is None:
-                    following = self._next(run)  # Cancelled before it was its turn.
-                elif self._service is None and inner.done():
+        before, todo = current.followers, [run]
+        current.followers = todo
+        try:
+            while todo:
+                run = todo.pop()
+                try:
+                    inner = self._give(run, owed)
+                except BaseException as exception:
                     following = self._next(run)
-                    run.take_outcome(inner)
-                    run.future._call_back()
+                    if self._era.slots is not None and self._era.slots.cancelling:
+                        failure = CANCELLATION
+                    else:
+                        failure = Failure(exception, run.__qualname__, not owed)
+                    run.future._conclude(None, failure)
+                    run.go_on(following)
+                    if not owed:
+                        error = exception
                 else:
-                    inner.add_done_callback(run.on_inner_done)
-            self._queued_or_gone(run)
-            run, owed = following, True
+                    if inner is None:
+                        run.go_on(self._next(run))  # Cancelled before it was its turn.
+                    else:
+                        inner.add_done_callback(run.on_inner_done)
+                self._queued_or_gone(run)
+                owed = True
+        finally:
+            current.followers = before
         if error is not None:
             try:
                 raise error

@@ -124,12 +124,15 @@ class _Current:
     #: The service whose submission this thread has cancelled, while it runs the
     #: callbacks: they are outstanding, and must not wait for themselves.
     cancelling = _PerThread[Owner]()
+    #: Where a run that is over leaves the one to be handed over next, while this
+    #: thread is handing one over.
+    followers = _PerThread[list[Any]]()
 
     def forget(self) -> None:
         """In a forked child there is none of that."""
-        for attribute in (_Current.__dict__["body"], _Current.__dict__["admitted"]):
-            attribute.values.clear()
-        _Current.__dict__["cancelling"].values.clear()
+        for attribute in vars(_Current).values():
+            if isinstance(attribute, _PerThread):
+                attribute.values.clear()
 
 
 current = _Current()

@@ -210,7 +210,9 @@ class Slots:
 
     def _stirs(self) -> bool:
         """Whether anything executes that will look into the queue when it is over."""
-        return len(self.free) < len(self.all) or bool(self.away)
+        return len(self.free) < len(self.all) or any(
+            isinstance(away, Body) for away in self.away.copy()
+        )
 
     # Submissions.
 

@@ -19,7 +19,7 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -1098,7 +1098,7 @@ def test_nothing_is_left_unresolved_when_another_executor_shuts_down(cancel_futu
     assert run.result(0) == ""
     for future in owed, owed_too:
         with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-            future.result(0)
+            future.result(LIMIT)
     assert queued.cancelled() if cancel_futures else queued.result(0) == "queued"
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         coalescer.submit("key", int)
@@ -1491,7 +1491,7 @@ def test_a_body_that_waits_for_the_rerun_of_a_run_it_waited_for_lends_again() ->
 
 def test_runs_that_wait_for_runs_lend_along_the_chain() -> None:
     with Service(1) as service:
-        coalescer = Coalescer[int](service)
+        coalescer = Coalescer[Hashable](service)
 
         def run(depth: int) -> int:
             if not depth:
@@ -1500,7 +1500,7 @@ def test_runs_that_wait_for_runs_lend_along_the_chain() -> None:
                 return service.submit(run, depth - 1).result() + 1
             return coalescer.submit(depth, run, depth - 1).result() + 1
 
-        assert coalescer.submit(100, run, 100).result(LIMIT) == 100
+        assert coalescer.submit("start", run, 100).result(LIMIT) == 100
         assert service.block_till_done(LIMIT)
         assert len(coalescer) == 0
 
@@ -1855,6 +1855,25 @@ def test_keys_that_are_done_leave_nothing_however_many() -> None:
                 coalescer.submit(key, int)
             assert service.block_till_done(LIMIT)
     assert len(coalescer) == 0
+
+
+def test_a_submit_costs_the_same_however_many_keys_are_in_flight() -> None:
+    def best_time(keys: Iterable[int]) -> float:
+        times = []
+        for key in keys:
+            began = time.perf_counter()
+            coalescer.submit(key, int)
+            coalescer.submit(key, int)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    with Service(1) as service:
+        coalescer = Coalescer[int](service)
+        with holding(service):
+            first = best_time(range(200))
+            best_time(range(200, 5000))
+            last = best_time(range(5000, 5200))
+    assert last < 10 * first
 
 
 def test_what_was_submitted_runs_though_its_coalescer_was_dropped(pool: Executor) -> None:

@@ -194,6 +194,24 @@ def test_a_thread_ends_when_it_has_idled_for_its_time(idle_timeout: float) -> No
             assert time.monotonic() - begin >= idle_timeout * 0.9
 
 
+def test_a_thread_that_has_the_number_of_one_that_ended_is_no_body() -> None:
+    with Service(1, idle_timeout=0) as service:
+        for _ in range(20):
+            assert ended(service.submit(current_thread).result(LIMIT))
+            got: SimpleQueue[object] = SimpleQueue()
+
+            def plain(got: SimpleQueue[object]) -> None:
+                future = service.submit(int)
+                got.put(service.block_till_done(LIMIT))
+                got.put(future.result())
+                got.put(boundedexec.wait([future]).not_done)
+
+            thread = Thread(target=plain, args=(got,))
+            thread.start()
+            thread.join()
+            assert [got.get_nowait() for _ in range(3)] == [True, 0, set()]
+
+
 def test_surplus_threads_end_although_their_service_is_in_use() -> None:
     with Service(8, idle_timeout=0.05) as service:
         together = threading.Barrier(8)
@@ -601,6 +619,27 @@ def test_an_initializers_values_are_seen_by_lent_bodies_and_later_threads() -> N
             assert service.block_till_done(LIMIT)
 
 
+def test_an_initializer_may_submit_and_wait_elsewhere() -> None:
+    waited: SimpleQueue[int] = SimpleQueue()
+
+    def initializer() -> None:
+        with holding(other):
+            future = other.submit(int, "5")
+            threading.Timer(0.01, go_on.set).start()
+        waited.put(future.result())
+        boundedexec.wait([other.submit(go_on.wait, LIMIT)])
+        for each in boundedexec.as_completed([other.submit(go_on.wait, LIMIT)]):
+            assert each.result()
+        with pytest.raises(RuntimeError):
+            service.yield_slot(int)
+        waited.put(other.submit(lambda: go_on.wait(LIMIT) and 6).result())
+
+    go_on = threading.Event()
+    with Service(1) as other, Service(2, initializer=initializer) as service:
+        assert service.submit(int, "7").result(LIMIT) == 7
+        assert [waited.get(timeout=LIMIT), waited.get(timeout=LIMIT)] == [5, 6]
+
+
 class Oops(BaseException):
     """What no `except Exception` catches."""
 
@@ -636,6 +675,21 @@ def test_a_failing_initializer_breaks_the_service(
     assert record.exc_info is not None and record.exc_info[1] is exception
     assert "in initializer\n" in logging.Formatter().format(record)
     assert log.empty()
+
+
+def test_done_callbacks_of_a_broken_service_may_submit_and_wait_elsewhere() -> None:
+    fail = threading.Event()
+
+    def initializer() -> None:
+        fail.wait(LIMIT)
+        raise ValueError
+
+    got: SimpleQueue[int] = SimpleQueue()
+    with Service(1) as other, Service(1, initializer=initializer) as service:
+        for future in [service.submit(int) for _ in range(2)]:
+            future.add_done_callback(lambda _: got.put(other.submit(int, "5").result()))
+        fail.set()
+        assert [got.get(timeout=LIMIT) for _ in range(2)] == [5, 5]
 
 
 def test_a_body_that_runs_when_its_service_breaks_is_finished(
