@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: interrupted", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        # Not a return: the interpreter would wait for the threads of every pool, and
-        # a ThreadPoolExecutor that was interrupted inside its submit may have kept a
-        # lock that its threads wait for.
+        # Not a return: the interpreter would wait for what runs on other threads.
         os._exit(_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has enough. The interpreter flushes stdout once

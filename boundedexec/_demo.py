@@ -110,8 +110,20 @@ def run(args: argparse.Namespace) -> int:
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="backslashreplace")
     screen = _Screen(sys.stdout)
+    status: Future[int] = Future()
+
+    def show() -> None:
+        try:
+            status.set_result(_show(directory, left_out, args.limit, screen))
+        except BaseException as error:
+            status.set_exception(error)
+
+    # Ctrl-C interrupts the main thread wherever it is. Inside a weakref's callback it
+    # would be lost, and inside the submit of a ThreadPoolExecutor it would leave a
+    # lock held for ever; so the main thread is always here.
+    threading.Thread(target=show, daemon=True).start()
     try:
-        return _show(directory, left_out, args.limit, screen)
+        return status.result()
     finally:
         screen.progress("")
 
@@ -169,7 +181,7 @@ class _Screen:
 
 
 class _Limit:
-    """Until when the bodies of a pass go on: its time limit, or `stop`, as at Ctrl-C."""
+    """Until when the bodies of a pass go on: its time limit, or `stop`."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -183,9 +195,10 @@ class _Limit:
 
 @contextmanager
 def _ending(executor: _E, limit: _Limit) -> Generator[_E]:
-    """Use `executor`; at the end, by Ctrl-C too, nothing of it goes on or is waited for.
+    """Use `executor`; at the end nothing of it goes on or is waited for.
 
-    The ``with`` block of an executor would finish everything queued first.
+    The ``with`` block of an executor would finish everything queued first, and one
+    that is stuck would never end.
     """
     try:
         yield executor
@@ -317,8 +330,8 @@ def _hash_files(tree: _Tree, seconds: float, screen: _Screen) -> tuple[list[str]
     unread = list(tree.unread)
 
     def body(path: str) -> None:
-        # Not left to the future: at Ctrl-C nobody would ask for it, and an exception
-        # that nobody asked for is logged.
+        # Not left to the futures: nobody keeps them, and an exception that nobody
+        # asked for is logged.
         try:
             size = _digest(path, limit)
         except OSError as error:

@@ -98,6 +98,8 @@ class _Run(Generic[K]):
         self.links: dict[str, Any] = {}
         #: What the executor returned.
         self.inner: concurrent.futures.Future[Any] | None = None
+        #: What follows it, where it was over before it was handed over.
+        self.follower: _Run[K] | None = None
         self.__qualname__ = ""
 
     def join(self, work: _Work) -> bool:
@@ -182,9 +184,8 @@ class _Run(Generic[K]):
     def go_on(self, following: _Run[K] | None) -> None:
         """Hand over what follows; only then call back, for a callback may wait for it."""
         if following is not None:
-            followers = current.followers
-            if followers is not None:
-                followers.append(following)
+            if current.handing is self:
+                self.follower = following
             else:
                 self.coalescer._hand_over(following, owed=True)
         self.future._call_back()
@@ -373,15 +374,14 @@ class Coalescer(Generic[K]):
         """Give a run to the executor. Raises what that raises, unless it was owed.
 
         A loop, for an executor may run each at once, and each may be followed by the
-        next: what is over while this thread is in the executor's `submit` leaves its
-        follower in `current.followers`.
+        next: a run that is over before this thread has handed it over leaves its
+        follower in `follower`.
         """
         error: BaseException | None = None
-        before, todo = current.followers, [run]
-        current.followers = todo
+        before = current.handing
         try:
-            while todo:
-                run = todo.pop()
+            while True:
+                current.handing = run
                 try:
                     inner = self._give(run, owed)
                 except BaseException as exception:
@@ -400,9 +400,12 @@ class Coalescer(Generic[K]):
                     else:
                         inner.add_done_callback(run.on_inner_done)
                 self._queued_or_gone(run)
-                owed = True
+                follower, run.follower = run.follower, None
+                if follower is None:
+                    break
+                run, owed = follower, True
         finally:
-            current.followers = before
+            current.handing = before
         if error is not None:
             try:
                 raise error

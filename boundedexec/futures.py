@@ -124,9 +124,8 @@ class _Current:
     #: The service whose submission this thread has cancelled, while it runs the
     #: callbacks: they are outstanding, and must not wait for themselves.
     cancelling = _PerThread[Owner]()
-    #: Where a run that is over leaves the one to be handed over next, while this
-    #: thread is handing one over.
-    followers = _PerThread[list[Any]]()
+    #: The run that this thread is handing over.
+    handing = _PerThread[object]()
 
     def forget(self) -> None:
         """In a forked child there is none of that."""

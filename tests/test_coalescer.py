@@ -72,6 +72,11 @@ class Manual(Executor):
                 except Exception as exception:
                     future.set_exception(exception)
 
+    def run_until(self, future: AnyFuture) -> None:
+        end = time.monotonic() + LIMIT
+        while not future.done() and time.monotonic() < end:
+            self.run()
+
 
 class Passing(Executor):
     """Passes on to `executor`; before and after that, it calls `before` and `after` once each."""
@@ -311,8 +316,8 @@ def test_the_rerun_starts_when_the_executor_cancelled_the_run() -> None:
     run = coalescer.submit("key", str, "cancelled")
     owed = coalescer.submit("key", str, "again")
     assert executor.handed[0][0].cancel()
-    executor.run()
     assert run.cancelled()
+    executor.run_until(owed)
     assert owed.result(0) == "again"
 
 
@@ -924,6 +929,19 @@ def test_an_inline_run_is_done_when_submit_returns() -> None:
     assert len(coalescer) == 0
 
 
+def test_a_run_that_is_over_within_an_inline_run_is_followed_on_its_own_executor() -> None:
+    manual, inline = Manual(), Passing(Inline())
+    there, here = Coalescer[str](manual), Coalescer[str](inline)
+    there.submit("key", str)
+    owed = there.submit("key", str, "again")
+
+    def run() -> str:
+        manual.run_until(owed)
+        return owed.result(0)
+
+    assert here.submit("key", run).result(0) == "again"
+
+
 @pytest.mark.parametrize("make", [Inline, lambda: InlineService(1), lambda: Service(1)])
 def test_reruns_however_many_do_not_nest(make: Callable[[], Executor]) -> None:
     depths: set[int] = set()
@@ -1332,22 +1350,24 @@ def test_what_is_submitted_beside_shutdown_is_refused_or_done(turns: None) -> No
 
 def test_at_exit_an_owed_rerun_is_finished_first() -> None:
     assert run_script("""
-        import threading
+        import threading, time
         from boundedexec import Coalescer, Service
 
         service = Service(1)
         coalescer = Coalescer(service)
-        started = threading.Event()
+        started, at_end = threading.Event(), threading.Event()
 
         def run():
             started.set()
-            threading.main_thread().join()  # Until the program exits.
+            at_end.wait()
+            time.sleep(0.1)  # Until the program exits.
             print("run")
 
         coalescer.submit("key", run)
         started.wait()
         coalescer.submit("key", print, "again")
         coalescer.submit("queued", print, "queued")
+        at_end.set()
     """) == ["run", "queued", "again"]
 
 
@@ -1660,6 +1680,22 @@ def test_a_done_callback_may_wait_for_the_next_run(
             coalescer.submit("key", str, "owed")
     assert waited.get(timeout=LIMIT) == "again"
     assert service.block_till_done(LIMIT)
+
+
+def test_a_done_callback_may_wait_for_the_rerun_that_was_owed_inline() -> None:
+    coalescer = Coalescer[str](Inline())
+    waited: list[str] = []
+
+    def first() -> None:
+        coalescer.submit("key", second).add_done_callback(lambda _: waited.append(third.result(9)))
+
+    def second() -> None:
+        nonlocal third
+        third = coalescer.submit("key", str, "third")
+
+    third: Future[str]
+    coalescer.submit("key", first)
+    assert waited == ["third"]
 
 
 def test_a_done_callback_may_wait_for_the_rerun_that_was_owed(service: Service) -> None:
