@@ -516,8 +516,6 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         exception.__traceback__ = trace and trace.tb_next
         del trace
         context.run(future._fail, exception, name_of(fn))
-        # The traceback leads here through `f_back`: no way from here to the future.
-        del future, fn, args, kwargs, context
     else:
         future._result = result
         future._state = ENDING
@@ -527,6 +525,8 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
             context.run(future._settle, BaseException, body.late)
     if len(body.blank):
         body.blank = Context()
+    # Tracebacks lead here through `f_back`: no way from here to the future.
+    del future, fn, args, kwargs, context
 
 
 def _preset(presets: Any, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
