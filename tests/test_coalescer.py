@@ -1214,6 +1214,7 @@ def test_a_service_of_ones_own_submits_every_run() -> None:
         assert service.submits == 3
 
 
+@pytest.mark.xfail(reason="a run on a Service resolves its future itself; open", strict=True)
 def test_a_service_of_ones_own_may_give_out_other_futures() -> None:
     class Chained(Service):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
