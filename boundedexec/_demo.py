@@ -120,9 +120,12 @@ def run(args: argparse.Namespace) -> int:
 
     # Ctrl-C interrupts the main thread wherever it is. Inside a weakref's callback it
     # would be lost, and inside the submit of a ThreadPoolExecutor it would leave a
-    # lock held for ever; so the main thread is always here.
+    # lock held for ever; so the main thread is always here. It wakes up now and then,
+    # for a signal that finds another thread does not wake it.
     threading.Thread(target=show, daemon=True).start()
     try:
+        while not boundedexec.wait([status], timeout=_REFRESH).done:
+            pass
         return status.result()
     finally:
         screen.progress("")

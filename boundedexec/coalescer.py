@@ -473,8 +473,9 @@ _every: dict[int, weakref.ref[Coalescer[Any]]] = {}
 
 def _register(coalescer: Coalescer[Any]) -> None:
     key = id(coalescer)
-    drop = _every.pop
-    _every[key] = weakref.ref(coalescer, lambda _: drop(key, None))
+    # In C throughout (the reference is `pop`'s default), for a Ctrl-C that lands in a
+    # weakref's callback is swallowed.
+    _every[key] = weakref.ref(coalescer, partial(_every.pop, key))
 
 
 def _lose_all() -> None:

@@ -129,9 +129,8 @@ class _Current:
 
     def forget(self) -> None:
         """In a forked child there is none of that."""
-        for attribute in vars(_Current).values():
-            if isinstance(attribute, _PerThread):
-                attribute.values.clear()
+        for name in "body", "admitted", "cancelling", "handing":
+            vars(_Current)[name].values.clear()
 
 
 current = _Current()

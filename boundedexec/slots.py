@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report, wake_all
@@ -543,8 +544,9 @@ _exiting = False
 
 def _register(slots: Slots) -> None:
     key = id(slots)
-    drop = _every.pop
-    _every[key] = weakref.ref(slots, lambda _: drop(key, None))
+    # In C throughout (the reference is `pop`'s default), for a Ctrl-C that lands in a
+    # weakref's callback is swallowed.
+    _every[key] = weakref.ref(slots, partial(_every.pop, key))
     if _exiting:
         slots.close(AFTER_EXIT)
 
