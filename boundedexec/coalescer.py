@@ -100,6 +100,10 @@ class _Run(Generic[K]):
         self.inner: concurrent.futures.Future[Any] | None = None
         #: What follows it, where it was over before it was handed over.
         self.follower: _Run[K] | None = None
+        #: The future of the body that executes it.
+        self.executing: concurrent.futures.Future[Any] | None = None
+        #: Its work, where the executor may call it more than once.
+        self.again: _Work | None = None
         self.__qualname__ = ""
 
     def join(self, work: _Work) -> bool:
@@ -126,8 +130,17 @@ class _Run(Generic[K]):
     def was_cancelled(self) -> bool:
         return self.links.get("work") is _CANCELLED
 
-    def __call__(self) -> None:
+    def __call__(self) -> Any:
         """The body of a run on a Service."""
+        body = current.body
+        if body is not None and body.future is not None:
+            # Not always what `submit` returned: a subclass may wrap it.
+            self.executing = body.future
+            hold(self.future, body.future)
+        if self.coalescer._by_callbacks:
+            # May be called again, by a `submit` that wraps it in a retry.
+            work = self.again = self.again or self.settle()
+            return work and work.context.copy().run(work.fn, *work.args, **work.kwargs)
         work = self.settle()
         outcome: Any = None
         failure: Failure | None = None
@@ -188,8 +201,8 @@ class _Run(Generic[K]):
         if following is not None:
             if current.handing is self:
                 self.follower = following
-            else:
-                self.coalescer._hand_over(following, owed=True)
+                return
+            self.coalescer._hand_over(following, owed=True)
         self.future._call_back()
 
 
@@ -204,7 +217,7 @@ class _RunFuture(Future[Any]):
         self._failure = None
         self._owner = era
         self._serial = 0
-        self._run = run
+        self._run: _Run[Any] | None = run
 
     def cancel(self) -> bool:
         """Cancel the run if one submit alone asked for it and it has not started."""
@@ -212,7 +225,7 @@ class _RunFuture(Future[Any]):
 
     def _revoke(self, even_shared: bool = True) -> bool:
         run = self._run
-        if self.done() or (run.shared and not even_shared):
+        if run is None or self.done() or (run.shared and not even_shared):
             return self.cancelled()
         # Closed first, then looked at again: a submit that joins from now on
         # proposes its own work, and one of us is too late.
@@ -237,7 +250,8 @@ class _RunFuture(Future[Any]):
         return True
 
     def running(self) -> bool:
-        inner = self._run.inner
+        run = self._run
+        inner = None if run is None else run.inner
         return not self.done() and inner is not None and inner.running()
 
     def _why_late(self, body: object) -> Any:
@@ -245,7 +259,8 @@ class _RunFuture(Future[Any]):
 
     def _conclude(self, result: Any, failure: Failure | None) -> None:
         """Store the outcome and tell the waiters, unless it was cancelled before."""
-        if self.done() or (self._run.was_cancelled() and failure is not CANCELLATION):
+        run = self._run
+        if run is None or (run.was_cancelled() and failure is not CANCELLATION):
             if failure is not None:
                 failure.asked = True
             return
@@ -253,6 +268,8 @@ class _RunFuture(Future[Any]):
         self._result = result
         self._failure = failure
         self._finish()
+        # Who keeps the future keeps nothing of the run, and the run not the future.
+        self._run = None
 
     def _call_back(self) -> None:
         if self._watch is not None and self.done():
@@ -277,6 +294,9 @@ class Coalescer(Generic[K]):
             raise TypeError(f"a Coalescer needs an executor with submit, not {executor!r}")
         self._executor = executor
         self._service = executor if isinstance(executor, Service) else None
+        #: Whether what the executor returns decides the outcome of a run; else the run
+        #: does, in its body, which is sooner.
+        self._by_callbacks = type(executor).submit is not Service.submit
         self._runs: dict[K, _Run[K]] = {}
         self._era = _Era(self._service)
         _register(self)
@@ -328,9 +348,9 @@ class Coalescer(Generic[K]):
         while line is not run:
             if work is not None and line.join(work):
                 return line, False
-            hold(run.future, line.future)
             following: Any = line.links.setdefault("next", run)
             if following is run:
+                hold(run.future, line.future)
                 return run, False
             if following is _OVER:
                 # It is not in `_runs` any more: whoever is over leaves it first.
@@ -353,7 +373,7 @@ class Coalescer(Generic[K]):
         while not self._era.lost:
             run.closing = True
             run.links.setdefault("work", _TAKEN)
-            run.latest = None
+            run.latest = run.again = None
             following: Any = run.links.get("next")
             if following is _OVER:
                 return None
@@ -377,9 +397,10 @@ class Coalescer(Generic[K]):
 
         A loop, for an executor may run each at once, and each may be followed by the
         next: a run that is over before this thread has handed it over leaves its
-        follower in `follower`.
+        follower in `follower`, and is called back when that is handed over.
         """
         error: BaseException | None = None
+        over: _Run[K] | None = None
         before = current.handing
         try:
             while True:
@@ -402,9 +423,12 @@ class Coalescer(Generic[K]):
                     else:
                         inner.add_done_callback(run.on_inner_done)
                 self._queued_or_gone(run)
-                follower, run.follower = run.follower, None
+                if over is not None:
+                    over.future._call_back()
+                over, follower = run, run.follower
                 if follower is None:
                     break
+                run.follower = None
                 run, owed = follower, True
         finally:
             current.handing = before
@@ -438,6 +462,8 @@ class Coalescer(Generic[K]):
                 current.admitted = before
             keep_unreported(inner)
         hold(run.future, inner)
+        if run.executing is not None:
+            hold(run.future, run.executing)
         run.inner = inner
         if run.was_cancelled():
             inner.cancel()
@@ -452,7 +478,7 @@ class Coalescer(Generic[K]):
 
     def _ran_as_body(self, inner: concurrent.futures.Future[Any]) -> bool:
         """Whether the run has resolved its future by itself."""
-        return self._service is not None and not inner.cancelled() and inner.exception() is None
+        return not self._by_callbacks and not inner.cancelled() and inner.exception() is None
 
     def __len__(self) -> int:
         return len(self._runs)

@@ -251,7 +251,10 @@ class Service(concurrent.futures.Executor):
 
     def _is_waited_for_by_itself(self) -> bool:
         """Whether the caller is part of what is outstanding here."""
-        return current.cancelling is self._slots or self._own_body() is not None
+        body = current.body
+        return current.cancelling is self._slots or (
+            isinstance(body, Body) and body.slots is self._slots
+        )
 
     def __repr__(self) -> str:
         bound = self._slots.max_workers

@@ -402,6 +402,8 @@ class Slots:
         observer = _Observer()
         self._observers[observer] = None
         try:
+            # A Ctrl-C in `submit` may have left something that nobody was woken for.
+            self.dispatch_or_fail()
             self.check_idle()
             if timeout is None:
                 observer.wait(-1)

@@ -21,7 +21,7 @@ import concurrent.futures
 import os
 import threading
 from _thread import allocate_lock
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -101,7 +101,7 @@ class Body(Worker):
 
     def wait_for(self, future: Future[Any]) -> None:
         """Block until `future` is over, lending the slot where that helps."""
-        waiting = _Wait(self, [future], ALL_COMPLETED)
+        waiting = _Wait([future], ALL_COMPLETED)
         try:
             waiting.block()
         finally:
@@ -152,11 +152,18 @@ class Lend:
             self._lender.lend = None
 
 
-# The graph. Changed and read under `_graph`; `hold` alone changes it without, in one
-# step, for `Coalescer.submit` calls it, which may be called where the lock is held.
+# The graph. Changed and read under `_graph`, but for the last two, which change in
+# single steps: `Coalescer.submit` holds, and may be called where the lock is held. What
+# is read without the lock is first copied by `list`, which is a single step; `copy` is
+# not before Python 3.12.
 _graph = threading.RLock()
-_waits: dict[AnyFuture, _Node] = {}
+#: What a body waits for, by the future of the body.
+_waits: dict[AnyFuture, _Wait] = {}
+#: The bodies that want a slot back, by their futures.
 _resuming: dict[AnyFuture, Body] = {}
+#: What a future is held up by, see `hold`; and the way back.
+_holds: dict[AnyFuture, _Node] = {}
+_held_up: dict[AnyFuture, AnyFuture] = {}
 
 _Place: TypeAlias = "_Node | Lender"
 
@@ -193,11 +200,11 @@ class _Node:
 class _Wait(Sleeper, _Node):
     """A body's wait for futures, told of their ends as the stdlib's waiters are."""
 
-    def __init__(self, body: Body, futures: Iterable[AnyFuture], return_when: str) -> None:
+    def __init__(self, futures: Iterable[AnyFuture], return_when: str) -> None:
         # In the order of submission, which is the order in which slots are lent.
-        _Node.__init__(self, dict.fromkeys(sorted(futures, key=_serial)))
+        # (A plain dict is slow to find its first key once many before it are gone.)
+        _Node.__init__(self, OrderedDict.fromkeys(sorted(futures, key=_serial)))
         Sleeper.__init__(self)
-        self.body = self._waiter = body
         self.any = return_when == FIRST_COMPLETED
         #: Those of `pending` that may still be queued; what is not never will be again.
         self._maybe_queued = deque(self.pending)
@@ -240,11 +247,15 @@ class _Wait(Sleeper, _Node):
         return len(self.pending) - len(self.finished)
 
     def block(self) -> None:
-        """Return when it is over, with the slot that the body had."""
-        body = self._waiter
+        """Return when it is over; in a body, with the slot that it had."""
+        body = _executing()
+        if body is None or body.future is None:
+            while not self.over():
+                self.lock.acquire()
+            return
         me = body.future
-        assert me is not None
         held = body.slot is not None
+        self.body = body
         try:
             with _graph:
                 if self.over():
@@ -260,10 +271,12 @@ class _Wait(Sleeper, _Node):
                 if self.over():
                     return
                 with _graph:
+                    _check_circle(self)  # For `hold` may have closed one.
                     _lend(self)
         finally:
             with _graph:
                 _waits.pop(me, None)
+            self.body = None
             # Its slot may still be with a submission that no longer matters to it.
             lend = body.lend
             if lend is not None:
@@ -275,6 +288,12 @@ class _Wait(Sleeper, _Node):
             elif lend is not None:
                 body.slots.away.discard(body)
             del me, self  # A traceback may hold this frame.
+
+
+def _executing() -> Body | None:
+    """The body that the caller is part of; none in an initializer."""
+    body = current.body
+    return body if isinstance(body, Body) and body.future is not None else None
 
 
 def _serial(future: AnyFuture) -> int:
@@ -295,10 +314,10 @@ def _leads(node: _Place, past_queues: bool) -> tuple[list[_Place], bool]:
         return [*blocked], len(blocked) < (node.max_workers or len(blocked) + 1)
     leads: list[_Place] = []
     pending = node.pending
-    few = len(_waits) < len(pending) and not past_queues and not node.any
-    # Changed only while its body does not wait, hence not while it can be seen here.
-    for future in _waits.copy() if few else pending:
-        lead: _Place | None = _waits.get(future)
+    few = len(_waits) + len(_holds) < len(pending) and not past_queues and not node.any
+    # `pending` changes only while its body does not wait, hence not while it is seen here.
+    for future in [*list(_waits), *list(_holds)] if few else pending:
+        lead: _Place | None = _waits.get(future) or _holds.get(future)
         if lead is None and past_queues:
             lead = _slots_wanted_by(future)
         if lead is not None and not future.done():
@@ -428,8 +447,9 @@ def _lend_along(start: _Node) -> bool:
                 without.add(queued._owner)
             if len(without) == len(waiting.owners):
                 break
-        for future, body in _resuming.copy().items():
-            if future in waiting.pending:
+        for future in list(_resuming):
+            body = _resuming.get(future)
+            if body is not None and future in waiting.pending:
                 giver = _giver(body.slots, waiting, came_from)
                 if giver is not None:
                     _lend_to(giver, future)
@@ -476,14 +496,19 @@ def _can_give(waiting: _Node, slots: object) -> bool:
 
 def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
     """The waits that lead to `future`, the nearest first."""
-    reached: dict[AnyFuture, None] = {future: None}
+    reached = {future}
     todo = [future]
     for target in todo:
-        for waits, waiting in _waits.copy().items():
-            if waits not in reached and target in waiting.pending:
-                reached[waits] = None
-                todo.append(waits)
+        for body in list(_waits):
+            waiting = _waits.get(body)
+            if waiting is not None and body not in reached and target in waiting.pending:
+                reached.add(body)
+                todo.append(body)
                 yield waiting
+        dependent = _held_up.get(target)
+        if dependent is not None and dependent not in reached:
+            reached.add(dependent)
+            todo.append(dependent)
 
 
 def _lend_to(giver: Body, future: AnyFuture) -> None:
@@ -541,7 +566,9 @@ def found_slot(body: Body) -> None:
 
 def hold(future: AnyFuture, other: AnyFuture) -> None:
     """Say that `future` cannot be over before `other` is. Takes no lock."""
-    _waits[future] = _Node({other: None})
+    let_go(future)
+    _holds[future] = _Node({other: None})
+    _held_up[other] = future
     # Whoever waits for it looks again whether there is something to lend to.
     for waiting in _those_waiting_for(future):
         waiting.wake()
@@ -549,15 +576,18 @@ def hold(future: AnyFuture, other: AnyFuture) -> None:
 
 def let_go(future: AnyFuture) -> None:
     """Undo `hold`. Takes no lock."""
-    _waits.pop(future, None)
+    node = _holds.pop(future, None)
+    if node is not None:
+        for other in node.pending:
+            _held_up.pop(other, None)
 
 
 def _forget_all() -> None:
     """In a forked child none of those who waited is there."""
     global _graph
     _graph = threading.RLock()
-    _waits.clear()
-    _resuming.clear()
+    for graph in _waits, _resuming, _holds, _held_up:
+        graph.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -577,22 +607,21 @@ def wait(
     over; raises `DeadlockError` where it could never be.
     """
     futures = set(fs)
-    body = current.body
-    if isinstance(body, Body) and timeout is None:
+    if timeout is None and _executing() is not None:
         if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
             raise ValueError(f"invalid return condition: {return_when!r}")
-        _wait_in_body(body, futures, return_when)
+        _wait_in_body(futures, return_when)
         timeout = 0
     return concurrent.futures.wait(futures, timeout, return_when)
 
 
-def _wait_in_body(body: Body, futures: set[concurrent.futures.Future[T]], how: str) -> None:
+def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
     done, not_done = concurrent.futures.wait(futures, 0, how)
     if not not_done or (how == FIRST_COMPLETED and done):
         return
     if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
         return
-    waiting = _Wait(body, not_done, how)
+    waiting = _Wait(not_done, how)
     try:
         waiting.block()
     finally:
@@ -605,26 +634,22 @@ def as_completed(
     """`concurrent.futures.as_completed`, lending the body's slot to what it waits for.
 
     Yields each future once as it is done; raises `TimeoutError` when `timeout`
-    seconds have passed since the first step. In a body and without a timeout each
-    step lends the slot as `wait` for the first of them does.
+    seconds have passed since the first step. Without a timeout each step lends the
+    slot of the body that it is made in, as `wait` for the first of them does.
     """
-    body = current.body
-    if not isinstance(body, Body):
-        yield from concurrent.futures.as_completed(fs, timeout)
-        return
     futures = set(fs)
     if timeout is not None:
         try:
             yield from concurrent.futures.as_completed(futures, timeout)
         except concurrent.futures.TimeoutError as error:
-            if any(f._why_late(body) for f in futures if isinstance(f, Future)):
+            if _executing() and any(f._why_late(None) for f in futures if isinstance(f, Future)):
                 raise concurrent.futures.TimeoutError(
                     f"{error}; some have not started: no slot was free for them; wait without"
                     " a timeout, or give this body's slot away with yield_slot"
                 ) from None
             raise
         return
-    waiting = _Wait(body, futures, FIRST_COMPLETED)
+    waiting = _Wait(futures, FIRST_COMPLETED)
     del futures, fs
     try:
         while waiting.pending:
