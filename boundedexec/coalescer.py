@@ -104,7 +104,7 @@ class _Run(Generic[K]):
         self.executing: concurrent.futures.Future[Any] | None = None
         #: Its work, where the executor may call it more than once.
         self.again: _Work | None = None
-        self.__qualname__ = ""
+        self.name = ""
 
     def join(self, work: _Work) -> bool:
         """Whether `work` belongs to this run now; False where it has started."""
@@ -124,7 +124,7 @@ class _Run(Generic[K]):
         # Nothing of it stays: neither here nor in what the next run is linked from.
         self.links["work"] = _TAKEN
         self.latest = None
-        self.__qualname__ = name_of(work.fn)
+        self.name = name_of(work.fn)
         return work
 
     def was_cancelled(self) -> bool:
@@ -140,8 +140,12 @@ class _Run(Generic[K]):
         if self.coalescer._by_callbacks:
             # May be called again, by a `submit` that wraps it in a retry.
             work = self.again = self.again or self.settle()
+        else:
+            work = self.settle()
+        if body is not None and work is not None:
+            body.fn = work.fn
+        if self.coalescer._by_callbacks:
             return work and work.context.copy().run(work.fn, *work.args, **work.kwargs)
-        work = self.settle()
         outcome: Any = None
         failure: Failure | None = None
         if work is not None:
@@ -152,7 +156,7 @@ class _Run(Generic[K]):
             except BaseException as exception:
                 trace = exception.__traceback__
                 exception.__traceback__ = trace and trace.tb_next
-                failure = Failure(exception, self.__qualname__, False)
+                failure = Failure(exception, self.name, False)
                 del trace
             del fn, args, kwargs, context
         following = self.coalescer._next(self)
@@ -192,7 +196,7 @@ class _Run(Generic[K]):
             return
         exception = inner.exception()
         if exception is not None:
-            self.future._conclude(None, Failure(exception, self.__qualname__, False))
+            self.future._conclude(None, Failure(exception, self.name, False))
         else:
             self.future._conclude(inner.result(), None)
 
@@ -237,6 +241,7 @@ class _RunFuture(Future[Any]):
             # Started; but another executor to which it was handed may still be able to.
             taken = run.links["work"] is _TAKEN
             return taken and inner is not None and inner.cancel()
+        run.latest = None
         owner = self._owner
         assert owner is not None
         owner.away.add(self)
@@ -412,7 +417,7 @@ class Coalescer(Generic[K]):
                     if self._era.slots is not None and self._era.slots.cancelling:
                         failure = CANCELLATION
                     else:
-                        failure = Failure(exception, run.__qualname__, not owed)
+                        failure = Failure(exception, run.name, not owed)
                     run.future._conclude(None, failure)
                     run.go_on(following)
                     if not owed:

@@ -92,6 +92,8 @@ class Owner(Protocol):
 class Body(Protocol):
     """What a future needs of the body that waits for it."""
 
+    fn: Callable[..., Any] | None
+
     @property
     def future(self) -> Future[Any] | None: ...
     def wait_for(self, future: Future[Any], /) -> None: ...

@@ -20,6 +20,7 @@ from concurrent.futures import (
     InvalidStateError,
     ThreadPoolExecutor,
 )
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -80,8 +81,22 @@ def often() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+def cancel_all(futures: Iterable[AnyFuture]) -> list[bool]:
+    return [future.cancel() for future in futures]
+
+
 def completed(futures: Iterable[AnyFuture]) -> list[AnyFuture]:
     return list(concurrent.futures.as_completed(futures, LIMIT))
+
+
+def raised_by(future: AnyFuture) -> Boom:
+    try:
+        future.result(LIMIT)
+        raise AssertionError("it did not raise")
+    except Boom as exception:
+        return exception
+    finally:
+        del future  # Else the traceback leads back to it.
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:
@@ -98,7 +113,7 @@ def comes_true(condition: Callable[[], bool]) -> bool:
 def logged(caplog: pytest.LogCaptureFixture) -> list[BaseException]:
     """The exceptions logged on `boundedexec`, each with its traceback."""
     records = [record for record in caplog.records if record.name == "boundedexec"]
-    found = []
+    found: list[BaseException] = []
     for record in records:
         assert record.levelno >= logging.ERROR
         assert record.exc_info and record.exc_info[1] and record.exc_info[2]
@@ -212,13 +227,12 @@ def test_as_completed_reports_each_future_once_while_bodies_end(
     with ThreadPoolExecutor(2) as pool:
         for _ in range(60):
             futures: list[AnyFuture] = []
-            for n in range(12):
+            for _ in range(12):
                 futures.append(service.submit(int))
                 futures.append(service.submit(fail, Boom()))
                 futures.append(pool.submit(int))
                 futures.append(service.submit(time.sleep, 0))
-            doubts = futures[::4]
-            canceller = threading.Thread(target=lambda f=doubts: [one.cancel() for one in f])
+            canceller = threading.Thread(target=cancel_all, args=[futures[::4]])
             canceller.start()
             reported = Counter(concurrent.futures.as_completed(futures, LIMIT))
             canceller.join()
@@ -370,7 +384,8 @@ def test_a_queued_submission_can_be_cancelled_and_never_runs(
     with pytest.raises(CancelledError):
         future.exception(LIMIT)
     gate.set()
-    before.result(LIMIT), after.result(LIMIT)
+    assert service.block_till_done(LIMIT)
+    assert before.done() and after.done()
     assert ran == ["before", "after"]
 
 
@@ -408,7 +423,7 @@ def test_a_submission_is_cancelled_or_runs_and_never_both(
     ran: list[int] = []
     cancelled: list[int] = []
     told: list[AnyFuture] = []
-    futures = []
+    futures: list[AnyFuture] = []
     for n in range(2000):
         future = service.submit(ran.append, n)
         futures.append(future)
@@ -428,9 +443,9 @@ def test_of_many_who_cancel_all_hear_the_same(
     service, gate = busy
     together = threading.Barrier(4)
 
-    def cancel_all(futures: list[Future[None]]) -> list[bool]:
+    def cancel_together(futures: list[Future[None]]) -> list[bool]:
         together.wait(LIMIT)
-        return [future.cancel() for future in futures]
+        return cancel_all(futures)
 
     told: list[AnyFuture] = []
     ran: list[int] = []
@@ -438,7 +453,7 @@ def test_of_many_who_cancel_all_hear_the_same(
     for future in futures:
         future.add_done_callback(told.append)
     with ThreadPoolExecutor(3) as pool:
-        answers = [pool.submit(cancel_all, futures) for _ in range(3)]
+        answers = [pool.submit(cancel_together, futures) for _ in range(3)]
         together.wait(LIMIT)
         gate.set()
         heard = [answer.result(LIMIT) for answer in answers]
@@ -457,8 +472,12 @@ def test_callbacks_run_in_order_on_the_thread_of_the_body(
     service, gate = busy
     calls: list[tuple[str, AnyFuture, int]] = []
     future = service.submit(threading.get_ident)
+
+    def note(name: str, done: AnyFuture) -> None:
+        calls.append((name, done, threading.get_ident()))
+
     for name in "abc":
-        future.add_done_callback(lambda f, name=name: calls.append((name, f, threading.get_ident())))  # type: ignore[misc]
+        future.add_done_callback(partial(note, name))
     assert calls == []
     gate.set()
     assert service.block_till_done(LIMIT)
@@ -601,7 +620,7 @@ def test_a_callback_added_while_the_body_ends_runs_once(
 ) -> None:
     service = new_service(2)
     calls: list[AnyFuture] = []
-    futures = []
+    futures: list[AnyFuture] = []
     for n in range(3000):
         future = service.submit(int)
         futures.append(future)
@@ -727,7 +746,7 @@ def test_of_many_who_set_a_bare_future_one_succeeds(often: None) -> None:
 
     def set_all(which: int) -> list[bool]:
         together.wait(LIMIT)
-        succeeded = []
+        succeeded: list[bool] = []
         for future in futures:
             if which == 0:
                 succeeded.append(future.cancel())
@@ -741,7 +760,7 @@ def test_of_many_who_set_a_bare_future_one_succeeds(often: None) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         parts = [part.result() for part in [pool.submit(set_all, n % 3) for n in range(4)]]
-    for future, *successes in zip(futures, *parts):
+    for future, *successes in zip(futures, *parts, strict=True):
         cancelled, resulted, failed, cancelled_too = successes
         assert [cancelled or cancelled_too, resulted, failed].count(True) == 1
         assert future.cancelled() == (cancelled or cancelled_too)
@@ -859,21 +878,20 @@ def test_what_an_abandoned_map_raised_is_not_reported(
 
 
 def test_a_map_abandoned_while_its_bodies_run_is_not_reported(
-    busy: tuple[Service, threading.Event], caplog: pytest.LogCaptureFixture
+    new_service: Callable[[int], Service], caplog: pytest.LogCaptureFixture
 ) -> None:
-    service, gate = busy
-    other, entered = Service(2, daemon=True), threading.Barrier(3)
+    service, entered, gate = new_service(2), threading.Barrier(3), threading.Event()
 
     def body(n: int) -> None:
         entered.wait(LIMIT)
         gate.wait()
         raise Boom(n)
 
-    results = other.map(body, range(2))
+    results = service.map(body, range(2))
     entered.wait(LIMIT)
     del results
     gate.set()
-    other.shutdown()
+    service.shutdown()
     gc.collect()
     assert logged(caplog) == []
 
@@ -908,13 +926,14 @@ def test_a_failed_body_leaves_no_cycle(
         threading.Timer(0.01, gate.set).start()
     if ask == "wait":
         concurrent.futures.wait([future], LIMIT)
+    gone: Callable[[], object]
     if ask.startswith("result"):
-        try:
-            future.result(LIMIT)
-        except Boom as exception:
-            gone = weakref.ref(exception)
+        gone = weakref.ref(raised_by(future))
     else:
-        gone = weakref.ref(future.exception(LIMIT))  # type: ignore[arg-type]
+        exception = future.exception(LIMIT)
+        assert exception is not None
+        gone = weakref.ref(exception)
+        del exception
     future_gone = weakref.ref(future)
     service.shutdown()
     assert gone() is not None
@@ -954,7 +973,7 @@ def test_arguments_and_results_of_what_is_over_are_not_kept(
     alive = [weakref.ref(fn_of), weakref.ref(argument)]
     result = weakref.ref(future.result(LIMIT))
     del fn_of, argument
-    if not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled():
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
         assert [ref() for ref in alive] == [None, None], "kept until the service ends"
     assert result() is not None
     del future

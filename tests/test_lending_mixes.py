@@ -7,13 +7,12 @@ in the program, so that the waits form no circle), yields, cancels and raises.
 
 from __future__ import annotations
 
-import concurrent.futures
 import random
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -58,7 +57,7 @@ class Executing:
             self._now -= 1
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None, None, None]:
         self.end()
         try:
             yield
@@ -73,6 +72,8 @@ class Node:
         self.number = number
         self.where = where
         self.raises = raises
+        #: What its done-callback does, if it has one.
+        self.callback: str | None = None
         self.children: list[Node] = []
         self.steps: list[tuple[str, int]] = []
 
@@ -91,8 +92,9 @@ class Program:
         self.futures: dict[int, AnyFuture] = {}
         self.cancelled: dict[int, bool] = {}
         self.ran: list[int] = []
+        self.called: list[int] = []
         self.wrong: list[str] = []
-        self.roots = [self._node(depth=draw.choice([1, 2, 3, 4])) for _ in range(draw.randint(1, 4))]
+        self.roots = [self._node(draw.choice([1, 2, 3, 4])) for _ in range(draw.randint(1, 4))]
         for node in self.nodes:
             self._draw_steps(node)
 
@@ -117,9 +119,25 @@ class Program:
             steps.append(("cancel", draw.choice(node.children).number))
             steps.append(("result", draw.getrandbits(32)))
         node.steps = steps
+        node.callback = draw.choice([None, None, "result", "yield"])
 
     def submit(self, node: Node) -> None:
-        self.futures[node.number] = self.executing[node.where].service.submit(self._body, node)
+        future = self.executing[node.where].service.submit(self._body, node)
+        self.futures[node.number] = future
+        if node.callback is not None:
+            future.add_done_callback(lambda _: self._callback(node))
+
+    def _callback(self, node: Node) -> None:
+        """Lend or yield the slot of the body, or of whoever cancelled it or came too late."""
+        service = self.executing[node.where].service
+        if node.callback == "result":
+            self._expect(service.submit(abs, -1).result() == 1, node, "callback")
+        else:
+            try:
+                service.yield_slot(time.sleep, 0)
+            except RuntimeError as error:
+                self._expect("body" in str(error), node, "callback")
+        self.called.append(node.number)
 
     def _body(self, node: Node) -> int:
         executing = self.executing[node.where]
@@ -127,10 +145,9 @@ class Program:
         try:
             self.ran.append(node.number)
             for kind, seed in node.steps:
-                if kind == "submit":
-                    self.submit(self.nodes[seed])
-                elif kind == "cancel":
-                    self.cancel(seed)
+                if kind in ("submit", "cancel"):
+                    with executing.paused():  # Callbacks may run here, and lend and yield.
+                        self.cancel(seed) if kind == "cancel" else self.submit(self.nodes[seed])
                 else:
                     self._step(node, executing, kind, random.Random(seed))
             if node.raises:
@@ -232,6 +249,9 @@ class Program:
         expected = {root.number for root in self.roots}
         expected |= {child.number for number in self.ran for child in self.nodes[number].children}
         assert set(self.futures) == expected, where
+        assert Counter(self.called) == Counter(
+            number for number in self.futures if self.nodes[number].callback is not None
+        ), where
         for number, future in self.futures.items():
             assert outcome_of(future.result) == self.outcome(number), (where, number)
         for executing in self.executing:
@@ -319,7 +339,7 @@ def bodies_in_any_circle(seed: int) -> None:
     results = [future.result(LIMIT) for future in futures]
     # Somebody is told where there is a circle, and nobody where there is none.
     assert ("told" in results) == has_circle(plans)
-    for service, bound in zip(services, bounds):
+    for service, bound in zip(services, bounds, strict=True):
         together = threading.Barrier(bound)
         for future in [service.submit(together.wait, LIMIT) for _ in range(bound)]:
             future.result(LIMIT)
