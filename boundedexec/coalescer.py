@@ -145,7 +145,10 @@ class _Run(Generic[K]):
         if body is not None and work is not None:
             body.fn = work.fn
         if self.coalescer._by_callbacks:
-            return work and work.context.copy().run(work.fn, *work.args, **work.kwargs)
+            try:
+                return work and work.context.copy().run(work.fn, *work.args, **work.kwargs)
+            finally:
+                del self, body, work  # As below.
         outcome: Any = None
         failure: Failure | None = None
         if work is not None:
@@ -163,7 +166,7 @@ class _Run(Generic[K]):
         self.future._conclude(outcome, failure)
         self.go_on(following)
         # A traceback leads here through `f_back`: no way from here to the future.
-        del self, outcome, failure, following
+        del self, body, outcome, failure, following
 
     def on_inner_done(self, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it. On a Service that is news only if it never ran."""

@@ -508,7 +508,7 @@ def test_asyncio_shuts_it_down_as_its_default_executor_when_a_program_ends() -> 
         pool.submit(int)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="it only warns up to Python 3.10")
 def test_asyncio_refuses_a_service_as_the_default_executor() -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
