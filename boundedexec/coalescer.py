@@ -173,16 +173,12 @@ class _Run(Generic[K]):
         if not self.coalescer._ran_as_body(inner):
             following = self.coalescer._next(self)
             self.take_outcome(inner)
-            if following is not None and inner.cancelled():
+            if following is not None and _may_hold_a_lock(inner):
                 following = self._hand_over_elsewhere(following)
             self.go_on(following)
 
     def _hand_over_elsewhere(self, following: _Run[K]) -> _Run[K] | None:
-        """Hand over on a thread of its own; what is left to do here.
-
-        The stdlib's pools cancel, and so call back, under the lock that their
-        `submit` takes.
-        """
+        """Hand over on a thread of its own; what is left to do here."""
         hand_over = partial(self.coalescer._hand_over, following, owed=True)
         if self.coalescer._service is not None:
             return following
@@ -211,6 +207,14 @@ class _Run(Generic[K]):
                 return
             self.coalescer._hand_over(following, owed=True)
         self.future._call_back()
+
+
+def _may_hold_a_lock(inner: concurrent.futures.Future[Any]) -> bool:
+    """Whether the stdlib's pools may be calling back under the lock of their `submit`:
+    they cancel and break under it."""
+    return inner.cancelled() or isinstance(
+        inner.exception(), concurrent.futures.BrokenExecutor
+    )
 
 
 class _RunFuture(Future[Any]):
