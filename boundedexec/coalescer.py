@@ -167,6 +167,7 @@ class _Run(Generic[K]):
         self.go_on(following)
         # A traceback leads here through `f_back`: no way from here to the future.
         del self, body, outcome, failure, following
+        return None
 
     def on_inner_done(self, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it. On a Service that is news only if it never ran."""

@@ -221,9 +221,13 @@ class Slots:
         """Whether a submission must not be accepted; asked once there is a `refusal`."""
         return self.broken or current.admitted is not self
 
+    def is_stalled(self) -> bool:
+        """Whether something is queued that only lacks a thread."""
+        return bool(self.queue and (self.free or self.endless) and not self.woken.fresh)
+
     def retry(self) -> None:
         """Start what only lacks a thread; raise if there is still none."""
-        if self.queue and (self.free or self.endless) and not self.woken.fresh:
+        if self.is_stalled():
             self.dispatch()
 
     def bodies(self) -> list[Body]:
@@ -260,9 +264,7 @@ class Slots:
 
     def serve(self, body: Body) -> None:
         """The job of a worker that was handed a slot: run what is queued."""
-        body.fresh = False
         queue = self.queue
-        look_further = True
         while not self.resumers:
             try:
                 future = queue.popleft()
@@ -271,8 +273,10 @@ class Slots:
             if self.broken:
                 self._refuse(future)
                 continue
-            if look_further:
-                look_further = False
+            if body.fresh:
+                # Not before something is taken: whoever saw it fresh relies on what
+                # comes now, and whoever does not must not wake another for the same.
+                body.fresh = False
                 if queue and (self.free or self.endless):
                     try:
                         self.dispatch()
@@ -310,6 +314,7 @@ class Slots:
 
     def _finish(self, body: Body) -> None:
         """Keep nothing of the last body, park, and give the slot up."""
+        body.fresh = False
         body.future = body.fn = None
         debts, body.debts = body.debts, []
         slot, body.slot = body.slot, None
@@ -403,7 +408,8 @@ class Slots:
         self._observers[observer] = None
         try:
             # A Ctrl-C in `submit` may have left something that nobody was woken for.
-            self.dispatch_or_fail()
+            if self.is_stalled():
+                self.dispatch_or_fail()
             self.check_idle()
             if timeout is None:
                 observer.wait(-1)

