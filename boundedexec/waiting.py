@@ -99,7 +99,10 @@ class Body(Worker):
 
     def wait_for(self, future: Future[Any]) -> None:
         """Block until `future` is over, lending the slot where that helps."""
-        waiting = _Wait([future], ALL_COMPLETED)
+        if self.future is None:
+            future._await_end(None)  # In an initializer.
+            return
+        waiting = _WaitForOne(future)
         try:
             waiting.block()
         finally:
@@ -123,6 +126,10 @@ class Lend:
         # Popped by one of the two: the borrower who is over, the lender who goes on.
         self._open = [None]
         self._returned = False
+
+    def wake(self) -> None:
+        """The submission is over, but the slot is still needed: for its callbacks."""
+        self._wait.wake()
 
     def give_back(self, slot: Slot | None) -> bool:
         """End the lend; the borrower is over. False: the lender went on, keep the slot."""
@@ -184,9 +191,6 @@ class _Node:
     def over(self) -> bool:
         return False
 
-    def unfinished(self) -> int:
-        return len(self.pending)
-
     def queued(self) -> Iterator[Future[Any]]:
         """Those of `pending` that nobody has started."""
         yield from filter(_is_queued, self.pending)
@@ -196,7 +200,101 @@ class _Node:
 
 
 class _Wait(Sleeper, _Node):
-    """A body's wait for futures, told of their ends as the stdlib's waiters are."""
+    """A wait, of a body or of another thread, for one or several futures."""
+
+    def uninstall(self) -> None:
+        """Be told of nothing more."""
+
+    def begin(self, body: Body) -> None:
+        """Raise if it can never end, and have what it waits for started where it can."""
+        _check_circle(self)
+        for owner in self.owners:
+            # A thread may have been wanting, and nothing else would try again.
+            owner.retry()
+        _lend(self)
+
+    def block(self) -> None:
+        """Return when it is over; in a body, with the slot that it had."""
+        body = _executing()
+        if body is None or body.future is None:
+            while not self.over():
+                self.lock.acquire()
+            return
+        me = body.future
+        held = body.slot is not None
+        self.body = body
+        try:
+            with _graph:
+                if self.over():
+                    return
+                _waits[me] = self
+                self.begin(body)
+            while True:
+                self.lock.acquire()
+                if self.over():
+                    return
+                with _graph:
+                    _check_circle(self)  # For `hold` may have closed one.
+                    _lend(self)
+        finally:
+            with _graph:
+                _waits.pop(me, None)
+            self.body = None
+            # Its slot may still be with a submission that no longer matters to it.
+            lend = body.lend
+            if lend is not None:
+                # Outstanding, whoever has the slot by now; until `resume` says so.
+                body.slots.away.add(body)
+                lend.abandon()
+            if held and body.slot is None:
+                body.slots.resume(body)
+            elif lend is not None:
+                body.slots.away.discard(body)
+            del me, self  # A traceback may hold this frame.
+
+
+class _WaitForOne(_Wait):
+    """A body's wait for one future. A submission to which its slot can be lent right
+    away need not tell it of its end: that is when the slot comes back."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        Sleeper.__init__(self)
+        self.pending = {future: None}
+        self._future = future
+        self._watching = False
+
+    @property
+    def owners(self) -> list[Any]:  # type: ignore[override]
+        return [self._future._owner] if self._future._owner is not None else []
+
+    def begin(self, body: Body) -> None:
+        future = self._future
+        # What is queued waits for nobody: no circle.
+        if _can_give(self, future._owner) and _is_queued(future) and _lend_to(body, future):
+            return
+        with future._condition:
+            if future.done():
+                self.wake()
+                return
+            future._watched().waiters.append(self)
+            self._watching = True
+        super().begin(body)
+
+    def uninstall(self) -> None:
+        if self._watching:
+            with self._future._condition:
+                self._future._watched().waiters.remove(self)
+
+    def queued(self) -> Iterator[Future[Any]]:
+        if _is_queued(self._future):
+            yield self._future
+
+    def over(self) -> bool:
+        return self._future.done()
+
+
+class _WaitForSeveral(_Wait):
+    """A wait that is told of the futures' ends as the stdlib's waiters are."""
 
     def __init__(self, futures: Iterable[AnyFuture], return_when: str) -> None:
         # In the order of submission, which is the order in which slots are lent.
@@ -245,52 +343,6 @@ class _Wait(Sleeper, _Node):
 
     def over(self) -> bool:
         return len(self.finished) >= self._needed or self._failed
-
-    def unfinished(self) -> int:
-        return len(self.pending) - len(self.finished)
-
-    def block(self) -> None:
-        """Return when it is over; in a body, with the slot that it had."""
-        body = _executing()
-        if body is None or body.future is None:
-            while not self.over():
-                self.lock.acquire()
-            return
-        me = body.future
-        held = body.slot is not None
-        self.body = body
-        try:
-            with _graph:
-                if self.over():
-                    return
-                _waits[me] = self
-                _check_circle(self)
-                for owner in self.owners:
-                    # A thread may have been wanting, and nothing else would try again.
-                    owner.retry()
-                _lend(self)
-            while True:
-                self.lock.acquire()
-                if self.over():
-                    return
-                with _graph:
-                    _check_circle(self)  # For `hold` may have closed one.
-                    _lend(self)
-        finally:
-            with _graph:
-                _waits.pop(me, None)
-            self.body = None
-            # Its slot may still be with a submission that no longer matters to it.
-            lend = body.lend
-            if lend is not None:
-                # Outstanding, whoever has the slot by now; until `resume` says so.
-                body.slots.away.add(body)
-                lend.abandon()
-            if held and body.slot is None:
-                body.slots.resume(body)
-            elif lend is not None:
-                body.slots.away.discard(body)
-            del me, self  # A traceback may hold this frame.
 
 
 def _executing() -> Body | None:
@@ -382,6 +434,9 @@ def _check_circle(start: _Wait) -> None:
     leads, can_end = _explore(start, past_queues=False)
     if start in can_end:
         return
+    if start.body is not None and start.body.future is not None:
+        # Still under the lock: the others of the circle need not raise then.
+        _waits.pop(start.body.future, None)
     names: list[str] = []
     seen: set[_Place] = set()
     node: _Place = start
@@ -514,16 +569,19 @@ def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
             todo.append(dependent)
 
 
-def _lend_to(giver: Body, future: AnyFuture) -> None:
-    """Lend the slot of `giver` to a queued submission or a body that resumes."""
+def _lend_to(giver: Body, future: AnyFuture) -> bool:
+    """Lend the slot of `giver` to a queued submission or a body that resumes.
+
+    False: it needs none any more.
+    """
     body = _resuming.get(future)
     if body is not None:
         try:
             body.slots.resumers.remove(body)
         except ValueError:
-            return  # It was given a slot in this moment.
+            return False  # It was given a slot in this moment.
         body.grant(_owe(giver, body))
-        return
+        return True
     slots = giver.slots
     # First the thread, for without one the submission has to stay where it is.
     borrower = slots.crew.obtain()
@@ -533,10 +591,11 @@ def _lend_to(giver: Body, future: AnyFuture) -> None:
     if fn is None:
         borrower.future = None
         borrower.hand(slots.rest)  # It was started or cancelled in this moment.
-        return
+        return False
     borrower.fn = fn
     borrower.slot = _owe(giver, borrower)
     borrower.hand(slots.serve_lent)
+    return True
 
 
 def _owe(giver: Body, borrower: Body) -> Slot:
@@ -572,9 +631,15 @@ def hold(future: AnyFuture, other: AnyFuture) -> None:
     let_go(future)
     _holds[future] = _Node({other: None})
     _held_up[other] = future
-    # Whoever waits for it looks again whether there is something to lend to.
-    for waiting in _those_waiting_for(future):
-        waiting.wake()
+    # Whoever waits for it looks again whether there is something to lend to: for
+    # those, too, who wait for them in turn.
+    dependents = [future]
+    for dependent in dependents:
+        if dependent in _held_up:
+            dependents.append(_held_up[dependent])
+    for waiting in list(_waits.values()):
+        if not waiting.pending.keys().isdisjoint(dependents):
+            waiting.wake()
 
 
 def let_go(future: AnyFuture) -> None:
@@ -624,7 +689,7 @@ def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
         return
     if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
         return
-    waiting = _Wait(not_done, how)
+    waiting = _WaitForSeveral(not_done, how)
     try:
         waiting.block()
     finally:
@@ -652,7 +717,7 @@ def as_completed(
                 ) from None
             raise
         return
-    waiting = _Wait(futures, FIRST_COMPLETED)
+    waiting = _WaitForSeveral(futures, FIRST_COMPLETED)
     del futures, fs
     try:
         while waiting.pending:
