@@ -9,6 +9,9 @@ At the end, after everything that was accepted is finished and the program's own
 handlers have run, one report on standard error says what its pools did.
 """
 
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import argparse
@@ -19,12 +22,13 @@ import io
 import os
 import pkgutil
 import sys
+import time
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType
 from typing import NoReturn
 
-from . import drop_in
+from . import drop_in, slots
 from ._counting import Counts, count
 from .installing import install
 
@@ -33,6 +37,10 @@ _PROGRAM = "python -m boundedexec run"
 # What Python itself reports.
 _NO_SUCH_FILE = 2
 _NO_SUCH_MODULE = 1
+
+# Seconds. An initializer may take longer than the first, and is not waited for then.
+_BEGINNING = 0.1
+_A_MOMENT = 0.001
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,7 +71,25 @@ def main(arguments: Sequence[str]) -> int:
     except BaseException as error:
         _take_us_out_of(error)
         raise
+    finally:
+        _let_begin()
     return 0
+
+
+def _let_begin() -> None:
+    """Return when what could start has started, and has had time to submit.
+
+    The stdlib's `submit` returns when its new thread runs, and that has the GIL for one
+    interval. A program that ends with a submit, like the one in the stdlib's
+    documentation, therefore has a body that has done its own submit when the interpreter
+    begins to end and refuses them. Our `submit` does not wait, so here it is waited for.
+    """
+    end = time.monotonic() + _BEGINNING
+    while any(each.woken.fresh for each in slots._living()) and time.monotonic() < end:
+        # Asleep, so that the other thread has the processor, and the GIL.
+        time.sleep(_A_MOMENT)
+    if not all(each.idle() for each in slots._living()):
+        time.sleep(sys.getswitchinterval())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,23 +138,23 @@ def _end_of_ours(arguments: Sequence[str]) -> int:
 def _find_script(path: str, arguments: list[str], module: ModuleType) -> CodeType:
     """The code of `path`; the process is from now on as ``python path`` has it."""
     sys.argv[:] = [path, *arguments]
-    importer = pkgutil.get_importer(path)
+    full = os.path.join(os.getcwd(), path)
+    # Where `python -m` put the working directory, Python puts the script's.
+    ours = [] if getattr(sys.flags, "safe_path", sys.flags.isolated) else sys.path[:1]
+    importer = pkgutil.get_importer(full)
     if importer is not None:
         # A directory or an archive: what runs is the `__main__` in it.
-        sys.path.insert(0, path)
+        sys.path[: len(ours)] = [full]
         spec = importer.find_spec("__main__", None)
         if spec is None:
-            _fail(f"can't find '__main__' module in {path!r}", _NO_SUCH_MODULE)
+            _fail(f"can't find '__main__' module in {full!r}", _NO_SUCH_MODULE)
         return _code(spec, module)
-    full = os.path.join(os.getcwd(), path)
     try:
         with io.open_code(full) as file:
             source = file.read()
     except OSError as error:
         _fail(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}", _NO_SUCH_FILE)
-    if not getattr(sys.flags, "safe_path", sys.flags.isolated):
-        # In the place of the working directory, which `python -m` put there.
-        sys.path[0] = os.path.dirname(os.path.realpath(full))
+    sys.path[: len(ours)] = [os.path.dirname(os.path.realpath(full))] if ours else []
     compiled = full.endswith(".pyc")
     loader = (SourcelessFileLoader if compiled else SourceFileLoader)("__main__", full)
     _become_main(module, loader, full, None)
@@ -162,15 +188,17 @@ def _spec(name: str) -> ModuleSpec | None:
     try:
         if parent:
             __import__(parent)
-        return importlib.util.find_spec(name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         # Not where a module of the program's misses something else.
         if error.name is None or not f"{parent}.".startswith(f"{error.name}."):
             raise
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-    except ValueError as error:
-        reason = f"{type(error).__name__}: {error}"
-    _fail(f"Error while finding module specification for {name!r} ({reason})", _NO_SUCH_MODULE)
+        _fail(
+            f"Error while finding module specification for {name!r} ({reason})", _NO_SUCH_MODULE
+        )
 
 
 def _code(spec: ModuleSpec, module: ModuleType) -> CodeType:

@@ -8,6 +8,8 @@ Nothing is put around anything: an installed pool is the class itself, and costs
 it costs without this.
 """
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -82,7 +84,7 @@ def _replace() -> None:
     # From Python 3.14 on it derives from the stdlib's pool, of which it uses every
     # part: it has to be there before its base's name is ours.
     with suppress(ImportError):
-        import concurrent.futures.interpreter  # noqa: F401
+        __import__("concurrent.futures.interpreter")
     _found[:] = [getattr(module, name) for module, name, _ in _PLACES]
     for module, name, ours in _PLACES:
         setattr(module, name, ours)
