@@ -196,9 +196,7 @@ def _spec(name: str) -> ModuleSpec | None:
         return importlib.util.find_spec(name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        _fail(
-            f"Error while finding module specification for {name!r} ({reason})", _NO_SUCH_MODULE
-        )
+        _fail(f"Error while finding module specification for {name!r} ({reason})", _NO_SUCH_MODULE)
 
 
 def _code(spec: ModuleSpec, module: ModuleType) -> CodeType:

@@ -123,7 +123,8 @@ def test_threads_install_and_undo_at_once() -> None:
         return True
 
     with boundedexec.ThreadPoolExecutor(4) as pool:
-        assert all([future.result() for future in [pool.submit(install_often) for _ in range(4)]])
+        futures = [pool.submit(install_often) for _ in range(4)]
+        assert all(future.result() for future in futures)
 
 
 def test_the_with_block_undoes_it_when_it_raises() -> None:
@@ -226,7 +227,7 @@ def test_programs_that_derive_from_the_pool_work() -> None:
                 super().__init__(*args, **kwargs)
                 self.count = 0
 
-            def submit(  # type: ignore[override]
+            def submit(
                 self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
             ) -> concurrent.futures.Future[Any]:
                 self.count += 1
