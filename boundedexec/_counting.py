@@ -98,6 +98,8 @@ class Counts:
                 self._note_wait(started - asked)
             del asked
             original(body, future, fn)
+            # Tracebacks lead here through `f_back`: no way from here to the future.
+            del body, future, fn
 
         return execute
 
@@ -127,6 +129,8 @@ class Counts:
             except DeadlockError:
                 self.circles += 1
                 raise
+            finally:
+                del start  # The traceback holds this frame.
 
         return check
 

@@ -401,7 +401,7 @@ def test_counting_leaves_the_body_s_futures_context_and_traceback_alone(
     program: Callable[[str], Path],
 ) -> None:
     path = program("""
-        import contextvars, gc, inspect, traceback, weakref
+        import contextvars, gc, inspect, sysconfig, traceback, weakref
         from concurrent.futures import ThreadPoolExecutor
         variable = contextvars.ContextVar("variable", default="unset")
         variable.set("set")
@@ -409,21 +409,26 @@ def test_counting_leaves_the_body_s_futures_context_and_traceback_alone(
         def fail(argument): raise ValueError(variable.get())
         with ThreadPoolExecutor(1) as pool:
             argument = Argument()
-            gone = weakref.ref(argument)
-            error = pool.submit(fail, argument).exception()
+            future = pool.submit(fail, argument)
+            gone = [weakref.ref(argument), weakref.ref(future)]
+            error = future.exception()
             print(error, [frame.name for frame in traceback.extract_tb(error.__traceback__)])
+            pool.submit(int).result()
+            gc.disable()
+            del future
+            print(gone[1]() is None or sysconfig.get_config_var("Py_GIL_DISABLED") == 1)
             del argument, error
             gc.collect()
-            print(gone())
+            print(gone[0]())
             print(inspect.signature(pool.submit))
             try: pool.submit()
             except TypeError as error: print(type(error).__name__)
             print(pool.submit(lambda self, fn: self + fn, self=1, fn=2).result())
     """)
     output, _ = with_pools(path)
-    assert output[:2] == ["set ['fail']", "None"]
-    assert output[2].startswith("(fn: ")
-    assert output[3:] == ["TypeError", "3"]
+    assert output[:3] == ["set ['fail']", "True", "None"]
+    assert output[3].startswith("(fn: ")
+    assert output[4:] == ["TypeError", "3"]
 
 
 def test_asyncio_s_default_executor_is_ours_and_counted(program: Callable[[str], Path]) -> None:
@@ -552,6 +557,20 @@ def test_the_report_goes_to_standard_error_whatever_the_program_did_to_it(
     closed = program("import sys; sys.__stderr__.close(); sys.stdout.close()")
     done = python(*RUN, closed)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_importing_the_package_imports_nothing_of_the_command() -> None:
+    modules = {"boundedexec._run", "boundedexec._counting", "argparse", "pkgutil", "runpy"}
+    source = f"import boundedexec, sys; print({modules!r} & set(sys.modules))"
+    assert (
+        python(
+            "-I",
+            "-c",
+            "import sys; sys.path.insert(0, sys.argv[1]); " + source,
+            ENVIRONMENT["PYTHONPATH"],
+        ).stdout
+        == "set()\n"
+    )
 
 
 def test_code_that_installs_by_itself_runs_too(program: Callable[[str], Path]) -> None:
