@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["DeadlockError", "as_completed", "wait"]
 
 T = TypeVar("T")
+
+# As they were when this was imported: the module's names may be ours by now, see `install`.
+_stdlib_wait = concurrent.futures.wait
+_stdlib_as_completed = concurrent.futures.as_completed
+
 AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 
 
@@ -680,11 +685,11 @@ def wait(
             raise ValueError(f"invalid return condition: {return_when!r}")
         _wait_in_body(futures, return_when)
         timeout = 0
-    return concurrent.futures.wait(futures, timeout, return_when)
+    return _stdlib_wait(futures, timeout, return_when)
 
 
 def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
-    done, not_done = concurrent.futures.wait(futures, 0, how)
+    done, not_done = _stdlib_wait(futures, 0, how)
     if not not_done or (how == FIRST_COMPLETED and done):
         return
     if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
@@ -708,7 +713,7 @@ def as_completed(
     futures = set(fs)
     if timeout is not None:
         try:
-            yield from concurrent.futures.as_completed(futures, timeout)
+            yield from _stdlib_as_completed(futures, timeout)
         except concurrent.futures.TimeoutError as error:
             if _executing() and any(f._why_late(None) for f in futures if isinstance(f, Future)):
                 raise concurrent.futures.TimeoutError(
