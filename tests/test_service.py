@@ -679,6 +679,15 @@ def test_map_with_a_buffersize_ends_when_its_service_is_gone() -> None:
     assert list(iterator) == [1] * 4
 
 
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_the_iterator_of_map_keeps_no_result_that_it_gave(buffersize: int | None) -> None:
+    with Service(2) as service:
+        for thing in service.map(Thing(), range(10), buffersize=buffersize):
+            kept = [weakref.ref(thing)]
+            del thing
+            wait_until(partial(all_gone, kept))
+
+
 def test_map_goes_through_submit() -> None:
     class Counting(Service):
         count = 0
