@@ -426,13 +426,31 @@ class Slots:
             for owed in self.away.copy():
                 if isinstance(owed, Future):
                     owed._revoke()
-            while self.queue:
-                try:
-                    self.queue.popleft().cancel()
-                except IndexError:
-                    break
+            self._cancel_queued()
             self.check_idle()
         self.crew.end()
+
+    def _cancel_queued(self) -> None:
+        """Cancel what is queued, but for as much as there are slots with nothing to run.
+
+        That would run by now, had the threads been quicker. It counts as started, as
+        under the stdlib's pool, whose `submit` waits for its thread.
+        """
+        if self.endless:
+            return
+        busy = sum(body.slot is not None and body.future is not None for body in self.bodies())
+        surplus: list[Future[Any]] = []
+        self.away.add(marker := object())  # Outstanding until their callbacks have run.
+        try:
+            while len(self.queue) > len(self.all) - busy:
+                try:
+                    surplus.append(self.queue.pop())
+                except IndexError:
+                    break
+        finally:
+            for future in reversed(surplus):
+                future.cancel()
+            self.away.discard(marker)
 
     def retire(self, _: object) -> None:
         """The Service is gone: finish what was accepted."""
