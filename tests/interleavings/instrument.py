@@ -40,6 +40,8 @@ LOOKING = {"all", "any", "len", "list", "sorted", "sum", "tuple", "set", "dict",
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
 UNTOUCHED_CLASSES = {"_PerThread"}
+#: What these store changes in a forked child only, where there is one thread.
+FORK = {"_attach", "_drop_if_lost", "_forget_all", "_lose", "_lose_all", "forget", "lose"}
 
 
 class Site(NamedTuple):
@@ -62,7 +64,9 @@ def changing_attributes(trees: Mapping[str, ast.Module]) -> set[str]:
 
     def look(node: ast.AST, own: str) -> None:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            if isinstance(child, ast.FunctionDef):
+                if child.name in FORK:
+                    continue
                 first = child.args.posonlyargs + child.args.args
                 look(child, first[0].arg if child.name == "__init__" and first else "")
                 continue

@@ -68,6 +68,7 @@ class Package:
             },
         )
         self.modules: dict[str, ModuleType] = modules
+        self.world: World | None = None
         self.futures: Any = modules["futures"]
         self.waiting: Any = modules["waiting"]
         self.slots: Any = modules["slots"]
@@ -88,6 +89,9 @@ class Package:
 
     def reset(self) -> None:
         """Forget what an execution that was broken off has left."""
+        if self.world is not None:
+            for service in self.world.services:
+                service._slots.owner = None  # Nothing happens when it is dropped.
         self.futures.current.forget()
         self.waiting._forget_all()
         self.slots._every.clear()
@@ -99,10 +103,14 @@ class World:
 
     def __init__(self, package: Package) -> None:
         self.package = package
+        package.world = self
         self.services: list[Any] = []
         self.futures: list[Any] = []
         #: How often each body ran.
         self.ran: dict[str, int] = {}
+        #: The bodies that are over, in order.
+        self.ended: list[str] = []
+        self.shut_down = False
         self._executing: dict[Any, int] = {}
         self.after: list[Callable[[], None]] = []
 
@@ -130,10 +138,12 @@ class World:
         def body() -> object:
             self.ran[name] = self.ran.get(name, 0) + 1
             self.enters(of)
+            assert not self.shut_down, "a body runs after the shutdown"
             try:
                 return inside()
             finally:
                 self.leaves(of)
+                self.ended.append(name)
 
         return body
 
@@ -146,18 +156,6 @@ class World:
     def leaves(self, service: Any = None) -> None:
         declare(self)
         self._executing[service or self.services[0]] -= 1
-
-    def pausing(self, function: Callable[[], object]) -> Callable[[], object]:
-        """What a body does without its slot, or may."""
-
-        def pause() -> object:
-            self.leaves()
-            try:
-                return function()
-            finally:
-                self.enters()
-
-        return pause
 
     def without_slot(self, wait: Callable[[], Any]) -> Any:
         """Call what may give the slot away and has it again when it is over."""

@@ -43,6 +43,7 @@ from typing import Any, NamedTuple, TypeAlias
 from instrument import Site
 
 _allocate_lock = _thread.allocate_lock
+_get_ident = _thread.get_ident
 
 #: What a step touches (`part` of an object, all of it where that is None), whether it
 #: changes it, and where in the source.
@@ -74,6 +75,7 @@ class Task:
         self.baton = _allocate_lock()
         self.baton.acquire()
         self.alive = True
+        self.ident = 0
         #: What its next step touches; None where it has not begun.
         self.access: Access | None = None
         #: The lock without which it cannot go on.
@@ -281,6 +283,7 @@ class Run:
     def _main(
         self, carrier: _Carrier, task: Task, function: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
+        task.ident = _get_ident()
         task.baton.acquire()
         try:
             if not self._aborting:
@@ -302,6 +305,8 @@ class Run:
     def point(self, access: Access, kept: object) -> None:
         """The running thread is about to make a step: somebody may be chosen before it."""
         task = self.running
+        if task.ident != _get_ident():
+            return  # Something of the execution before is dropped only now.
         task.access = access
         self._kept.append(kept)
         self._switch(task)
@@ -712,10 +717,9 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
     def look(site: int, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         run = Run.current
         if run is not None:
+            # Not of a counter, whose numbers only have to differ and to grow.
             if type(args[0]) in _CONTAINERS:
                 touch(run, args[0], None, site)
-            elif type(args[0]) is itertools.count:
-                touch(run, args[0], None, site, True)
         return function(*args, **kwargs)
 
     def by_name(site: int, function: Any, /, *args: Any) -> Any:
