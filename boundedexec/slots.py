@@ -34,7 +34,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
-from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report, wake_all
+from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report
 from .threads import Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
@@ -131,7 +131,7 @@ class Slots:
         )
         _register(self)
 
-    def _new_body(self, crew: Crew, name: str) -> Body:
+    def _new_body(self, crew: Crew[Body], name: str) -> Body:
         body = Body(crew, name)
         body.slots = self
         return body
@@ -171,12 +171,11 @@ class Slots:
             slot = self._take()
             if slot is None:
                 return
-            try:
-                resumer = self.resumers.popleft()
-            except IndexError:
-                pass
-            else:
-                resumer.grant(slot)
+            if self.resumers:
+                try:
+                    self.resumers.popleft().grant(slot)
+                except IndexError:
+                    self._put_back(slot)
                 continue
             if not self.queue:
                 self._put_back(slot)
@@ -186,7 +185,6 @@ class Slots:
             except BaseException:
                 self._put_back(slot)
                 raise
-            assert isinstance(body, Body)
             body.slot = slot
             body.fresh = True
             body.hand(self.serve)
@@ -231,7 +229,7 @@ class Slots:
             self.dispatch()
 
     def bodies(self) -> list[Body]:
-        return [worker for worker in list(self.crew.workers) if isinstance(worker, Body)]
+        return list(self.crew.workers)
 
     def executes(self, future: Future[Any]) -> bool:
         """Whether a thread executes `future`, or is about to."""
@@ -289,8 +287,6 @@ class Slots:
             except AttributeError:
                 continue  # Cancelled, or lent a slot.
             body.fn = fn
-            if body.late:
-                wake_all(body.late)
             _execute(body, future, fn)
             if body.debts or body.slot is None:
                 break
@@ -316,12 +312,13 @@ class Slots:
         """Keep nothing of the last body, park, and give the slot up."""
         body.fresh = False
         body.future = body.fn = None
-        debts, body.debts = body.debts, []
         slot, body.slot = body.slot, None
         self.away.discard(body)
         # Parked before the slot is free, see `Crew.park`.
         self.crew.park(body)
+        debts = body.debts
         if debts:
+            body.debts = []
             # The first of several lenders could be over before the last is told.
             self.away.update(debts)
             for debt in reversed(debts):
@@ -334,8 +331,6 @@ class Slots:
             self.hand_over(slot)
         else:
             self.release(slot)
-        # Last of all, for now this thread sleeps itself.
-        wake_all(body.late)
 
     def hand_over(self, slot: Slot) -> None:
         """Give a slot to a body that resumes, past the queue; free it if none does."""
@@ -531,7 +526,7 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         if future._watch is None:
             future._state = FINISHED
         else:
-            context.run(future._settle, BaseException, body.late)
+            context.run(future._settle, BaseException)
     if len(body.blank):
         body.blank = Context()
     # Tracebacks lead here through `f_back`: no way from here to the future.

@@ -28,9 +28,10 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context, ContextVar
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 Job: TypeAlias = Callable[[Any], None]
+W = TypeVar("W", bound="Worker")
 
 #: Every service is told from every other by this number where it has no name.
 _crews = itertools.count()
@@ -39,7 +40,7 @@ _crews = itertools.count()
 class Worker(threading.Thread):
     """One thread of a Crew. As a `Thread` it can be named, found and joined."""
 
-    def __init__(self, crew: Crew, name: str) -> None:
+    def __init__(self, crew: Crew[Any], name: str) -> None:
         super().__init__(name=name, daemon=True)
         self.crew = crew
         self.job: Job | None = None
@@ -108,12 +109,12 @@ class Worker(threading.Thread):
             sys.setprofile(profile)
 
 
-class Crew:
+class Crew(Generic[W]):
     """The threads of one service."""
 
     def __init__(
         self,
-        worker: Callable[[Crew, str], Worker],
+        worker: Callable[[Crew[W], str], W],
         prefix: str,
         idle_timeout: float | None,
         initializer: Callable[[], object] | None,
@@ -130,13 +131,13 @@ class Crew:
         self._on_broken = on_broken
         self.ended = on_end
         #: Every thread from before its start until after its last job.
-        self.workers: dict[Worker, None] = {}
+        self.workers: dict[W, None] = {}
         #: Those that wait for a job, in the order in which they came.
-        self.parked: dict[Worker, None] = {}
+        self.parked: dict[W, None] = {}
         #: Set once: a thread with nothing to do ends.
         self.ending = False
 
-    def obtain(self) -> Worker:
+    def obtain(self) -> W:
         """A thread that waits for `hand`: the one parked last, else a new one.
 
         Raises the `RuntimeError` of a thread that cannot be started. Never blocks.
@@ -154,7 +155,7 @@ class Crew:
             raise
         return worker
 
-    def park(self, worker: Worker) -> None:
+    def park(self, worker: W) -> None:
         """Have `worker` found by `obtain` while it finishes its job.
 
         Before it frees its slot, never after: else a submission that sees the slot
@@ -162,7 +163,7 @@ class Crew:
         """
         self.parked[worker] = None
 
-    def next_job(self, worker: Worker) -> None:
+    def next_job(self, worker: W) -> None:
         """Wait until a parked `worker` has a job; none means that it ends."""
         # Parked, so look: `end` may have come before and not have found it.
         if self.ending and self._withdraw(worker):
@@ -173,7 +174,7 @@ class Crew:
             # Taken in this very moment: the job is on its way.
             worker._wake.acquire()
 
-    def _withdraw(self, worker: Worker) -> bool:
+    def _withdraw(self, worker: W) -> bool:
         return self.parked.pop(worker, worker) is None
 
     def end(self) -> None:

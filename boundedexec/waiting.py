@@ -58,7 +58,7 @@ class Slot:
 class Lender(Protocol):
     """What lending needs of the slots of a service."""
 
-    crew: Crew
+    crew: Crew[Body]
     max_workers: int | None
     lending: bool
     resumers: deque[Body]
@@ -75,7 +75,7 @@ class Body(Worker):
 
     slots: Lender
 
-    def __init__(self, crew: Crew, name: str) -> None:
+    def __init__(self, crew: Crew[Any], name: str) -> None:
         super().__init__(crew, name)
         #: The submission that executes, and its callable.
         self.future: Future[Any] | None = None
@@ -86,8 +86,6 @@ class Body(Worker):
         self.debts: list[Lend] = []
         #: Where its own slot is.
         self.lend: Lend | None = None
-        #: Who sleeps until its last submission was over, and is to be woken.
-        self.late: list[Sleeper] = []
         #: Released by whoever gives a slot to this body while it resumes.
         self.granted = allocate_lock()
         self.granted.acquire()
@@ -228,11 +226,16 @@ class _Wait(Sleeper, _Node):
             with future._condition:
                 future._waiters.remove(self)  # type: ignore[arg-type]
 
-    def note(self, future: AnyFuture, failed: object) -> bool:
-        if self._stops_at_failure and failed and not future.cancelled():
-            self._failed = True
+    def add_result(self, future: AnyFuture) -> None:
         self.finished.append(future)
-        return self.over()
+        if self.over():
+            self.wake()
+
+    add_cancelled = add_result
+
+    def add_exception(self, future: AnyFuture) -> None:
+        self._failed = self._stops_at_failure
+        self.add_result(future)
 
     def queued(self) -> Iterator[Future[Any]]:
         maybe = self._maybe_queued
@@ -524,7 +527,7 @@ def _lend_to(giver: Body, future: AnyFuture) -> None:
     slots = giver.slots
     # First the thread, for without one the submission has to stay where it is.
     borrower = slots.crew.obtain()
-    assert isinstance(borrower, Body) and isinstance(future, Future)
+    assert isinstance(future, Future)
     borrower.future = future  # Before the claim, see `Future.cancel`.
     fn = future._take()
     if fn is None:
