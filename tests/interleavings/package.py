@@ -50,6 +50,7 @@ class Package:
             helpers(lambda: self.sites),
             {
                 "_thread": SimpleNamespace(
+                    RLock=RLock,
                     allocate_lock=Lock,
                     get_ident=_ident,
                     get_native_id=_ident,
