@@ -285,6 +285,7 @@ class _RunFuture(Future[Any]):
         if run is None or (run.was_cancelled() and failure is not CANCELLATION):
             if failure is not None:
                 failure.asked = True
+            let_go(self)  # A body that began beside the cancel has held it since.
             return
         self._result = result
         self._failure = failure

@@ -112,6 +112,8 @@ class World:
         #: The bodies that are over, in order.
         self.ended: list[str] = []
         self.shut_down = False
+        #: How many threads the package may start.
+        self.most_threads = 99
         self._executing: dict[Any, int] = {}
         self.after: list[Callable[[], None]] = []
 
@@ -166,6 +168,12 @@ class World:
         finally:
             self.enters()
 
+    def looks_into(self, container: object) -> None:
+        """Something of the package's is about to be looked at."""
+        run = Run.current
+        if run is not None:
+            run.look(container)
+
     def accept(self, future: Any) -> Any:
         """A submission that has to come to its end."""
         self.futures.append(future)
@@ -175,6 +183,8 @@ class World:
         """What holds when nobody can run any more. Looks at what is private: it has to tell
         work that is stuck from threads that rest."""
         package = self.package
+        threads = sum(task.worker is not None for task in run.tasks)
+        assert threads <= self.most_threads, f"{threads} threads were started"
         for task in run.tasks:
             if not task.alive:
                 continue

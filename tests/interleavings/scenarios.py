@@ -57,8 +57,9 @@ class Gate:
 
 @scenario()
 def submit_beside_an_end(world: World) -> None:
-    """A submission is queued while the only slot is given up."""
+    """A submission is queued while the only slot is given up: one thread does both."""
     service = world.service()
+    world.most_threads = 1
     world.accept(service.submit(world.body("first")))
     world.accept(service.submit(world.body("second")))
 
@@ -67,6 +68,7 @@ def submit_beside_an_end(world: World) -> None:
 def two_submitters(world: World) -> None:
     """Two threads submit to a service at rest."""
     service = world.service()
+    world.most_threads = 1
     world.thread(lambda: world.accept(service.submit(world.body("other"))), "submitter")
     world.accept(service.submit(world.body("mine")))
 
@@ -101,7 +103,7 @@ def cancel_beside_a_start(world: World) -> None:
 
 @scenario()
 def two_cancel_beside_a_start(world: World) -> None:
-    """Two threads cancel what a third starts: both are told the same, and it is so."""
+    """Two threads cancel what a third starts: one succeeds, or it runs."""
     service = world.service()
     future = world.accept(service.submit(world.body("body")))
     told: list[bool] = []
@@ -109,8 +111,9 @@ def two_cancel_beside_a_start(world: World) -> None:
     told.append(future.cancel())
 
     def check() -> None:
-        assert told == [future.cancelled()] * 2, told
-        assert ("body" in world.ran) is not told[0], "cancelled and started, or neither"
+        # One may be told False while the other is still about to make it so.
+        assert (True in told) is future.cancelled(), told
+        assert ("body" in world.ran) is not future.cancelled(), "cancelled and started, or neither"
 
     world.after.append(check)
 
@@ -502,6 +505,85 @@ def coalesced_beside_a_cancel(world: World) -> None:
         assert len(coalescer) == 0
 
     world.after.append(check)
+
+
+@scenario()
+def callback_beside_an_end(world: World) -> None:
+    """A callback is entered while the body ends: it is called once."""
+    service = world.service()
+    future = world.accept(service.submit(world.body("body")))
+    called: list[object] = []
+    future.add_done_callback(called.append)
+    world.after.append(lambda: _same(called, [future]))
+
+
+@scenario()
+def yielded_beside_block_till_done(world: World) -> None:
+    """A body is outstanding while its slot is somebody else's."""
+    service = world.service()
+    world.accept(
+        service.submit(
+            world.body("body", lambda: world.without_slot(lambda: service.yield_slot(int)))
+        )
+    )
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended == ["body"], "it returned early"
+
+
+@scenario()
+def one_submission_one_thread(world: World) -> None:
+    """One submission wakes one thread, however many slots are free."""
+    service = world.service(2)
+    world.most_threads = 1
+    world.accept(service.submit(world.body("body")))
+    assert service.block_till_done()
+
+
+@scenario()
+def a_body_waits_beside_an_end(world: World) -> None:
+    """A body waits for another that executes and ends."""
+    service = world.service(2)
+    first = world.accept(service.submit(world.body("first", lambda: 7)))
+    second = world.accept(
+        service.submit(world.body("second", lambda: world.without_slot(first.result)))
+    )
+    world.after.append(lambda: _same(second._result, 7))
+
+
+@scenario()
+def resumers_go_first(world: World) -> None:
+    """A body that wants its slot back has it before what has not started."""
+    service = world.service()
+    slots = service._slots
+    gate = Gate()
+    log: list[str] = []
+
+    def first() -> None:
+        world.without_slot(lambda: service.yield_slot(gate.wait))
+        log.append("first")
+
+    def second() -> None:
+        gate.open()
+        world.looks_into(slots.resumers)
+        if slots.resumers:
+            log.append("first waits")
+
+    def third() -> None:
+        if "first waits" in log:
+            assert "first" in log, "it went before a body that resumes"
+
+    world.accept(service.submit(world.body("first", first)))
+    world.accept(service.submit(world.body("second", second)))
+    world.accept(service.submit(world.body("third", third)))
+
+
+@scenario()
+def a_slot_looked_for_in_vain(world: World) -> None:
+    """A slot that is taken for nothing and put back is outstanding to nobody."""
+    service = world.service(2)
+    world.thread(lambda: world.accept(service.submit(world.body("body"))), "submitter")
+    assert service.block_till_done()
 
 
 def _same(found: object, expected: object) -> None:

@@ -311,6 +311,10 @@ class Run:
         self._kept.append(kept)
         self._switch(task)
 
+    def look(self, container: object) -> None:
+        """The scenario is about to look into something of the package's."""
+        self.point((id(container), None, False, _DECLARED), container)
+
     def fail(self, what: str, error: BaseException | None = None) -> None:
         if self.failure is not None:
             return
