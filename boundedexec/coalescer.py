@@ -137,6 +137,15 @@ class _Run(Generic[K]):
         self.name = name_of(call.fn)
         return call
 
+    def hold_by_inner(self) -> None:
+        """Say what its future waits for, from when it was handed over until it is over."""
+        assert self.inner is not None
+        hold(self.future, self.inner)
+        if self.executing is not None:
+            hold(self.future, self.executing)
+        if self.future.done():
+            let_go(self.future)
+
     def was_cancelled(self) -> bool:
         return self.links.get("work") is _CANCELLED
 
@@ -287,11 +296,13 @@ class _RunFuture(Future[Any]):
         if run is None or (run.was_cancelled() and failure is not CANCELLATION):
             if failure is not None:
                 failure.asked = True
+            let_go(self)  # A body that began beside the cancel has held it since.
             return
-        let_go(self)
         self._result = result
         self._failure = failure
         self._finish()
+        # Over, and only then let go: whoever holds it looks afterwards whether it is over.
+        let_go(self)
         # Who keeps the future keeps nothing of the run, and the run not the future.
         self._run = None
 
@@ -375,6 +386,11 @@ class Coalescer(Generic[K]):
             following: Any = line.links.setdefault("next", run)
             if following is run:
                 hold(run.future, line.future)
+                # Held, so look: it may have been handed over before, and be held by what
+                # the executor returned, or be over.
+                if run.inner is not None:
+                    let_go(run.future, line.future)
+                    run.hold_by_inner()
                 return run, False
             if following is _OVER:
                 # It is not in `_runs` any more: whoever is over leaves it first.
@@ -486,10 +502,8 @@ class Coalescer(Generic[K]):
             finally:
                 current.admitted = before
             keep_unreported(inner)
-        hold(run.future, inner)
-        if run.executing is not None:
-            hold(run.future, run.executing)
         run.inner = inner
+        run.hold_by_inner()
         if run.was_cancelled():
             inner.cancel()
         return inner

@@ -634,8 +634,9 @@ def found_slot(body: Body) -> None:
 def hold(future: AnyFuture, other: AnyFuture) -> None:
     """Say that `future` cannot be over before `other` is. Takes no lock."""
     let_go(future)
-    _holds[future] = _Node({other: None})
+    # In this order, for `let_go` finds the way back by what it takes out of `_holds`.
     _held_up[other] = future
+    _holds[future] = _Node({other: None})
     # Whoever waits for it looks again whether there is something to lend to: for
     # those, too, who wait for them in turn.
     dependents = [future]
@@ -647,12 +648,11 @@ def hold(future: AnyFuture, other: AnyFuture) -> None:
             waiting.wake()
 
 
-def let_go(future: AnyFuture) -> None:
-    """Undo `hold`. Takes no lock."""
+def let_go(future: AnyFuture, *others: AnyFuture) -> None:
+    """Undo `hold`, by whichever of `others` it may have been. Takes no lock."""
     node = _holds.pop(future, None)
-    if node is not None:
-        for other in node.pending:
-            _held_up.pop(other, None)
+    for other in others if node is None else (*others, *node.pending):
+        _held_up.pop(other, None)
 
 
 def _forget_all() -> None:
