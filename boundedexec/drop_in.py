@@ -85,9 +85,23 @@ def _work_queue(service: Service) -> _WorkQueue:
     return _WorkQueue(service._slots)
 
 
+class _Part:
+    """An attribute that is computed until somebody sets one of their own.
+
+    Subclasses do: a `_work_queue` with a limit is a known recipe, if one without any
+    effect here.
+    """
+
+    def __init__(self, compute: Callable[[Service], object]) -> None:
+        self._compute = compute
+
+    def __get__(self, service: Service | None, owner: type) -> object:
+        return self if service is None else self._compute(service)
+
+
 # From here, not in `service`: a Service has no such parts, and does not know who looks.
-for _read in (_max_workers, _threads, _work_queue):
-    setattr(Service, _read.__name__, property(_read))
+for _compute in (_max_workers, _threads, _work_queue):
+    setattr(Service, _compute.__name__, _Part(_compute))
 
 
 class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):

@@ -24,7 +24,9 @@ submitter one wake-up, and not a switch of threads for each.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
@@ -572,6 +574,8 @@ def _preset(presets: Any, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any
 # Service may be made or collected anywhere.
 _every: dict[int, weakref.ref[Slots]] = {}
 _exiting = False
+#: Seconds at most; an initializer may take longer, and is not waited for then.
+_BEGINNING = 0.1
 
 
 def _register(slots: Slots) -> None:
@@ -587,9 +591,26 @@ def _living() -> list[Slots]:
     return [slots for slots in (ref() for ref in list(_every.values())) if slots is not None]
 
 
+def let_begin() -> None:
+    """Return when what can start has started, and has had time to submit.
+
+    The stdlib's `submit` returns when its new thread runs, and that has the GIL for one
+    interval. Where a program ends with a submit, like the one in the stdlib's
+    documentation, the body has done its own submit before the interpreter refuses it.
+    Our `submit` does not wait, so here it is waited for.
+    """
+    living = [slots for slots in _living() if not slots.daemon]
+    end = time.monotonic() + _BEGINNING
+    while any(slots.woken.fresh for slots in living) and time.monotonic() < end:
+        time.sleep(0.001)
+    if not all(slots.idle() for slots in living):
+        time.sleep(sys.getswitchinterval())
+
+
 def _finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     global _exiting
+    let_begin()
     _exiting = True
     living = _living()
     for slots in living:
