@@ -22,6 +22,7 @@ import io
 import os
 import pkgutil
 import sys
+import time
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType
@@ -36,6 +37,10 @@ _PROGRAM = "python -m boundedexec run"
 # What Python itself reports.
 _NO_SUCH_FILE = 2
 _NO_SUCH_MODULE = 1
+
+# Seconds. An initializer may take longer than the first, and is not waited for then.
+_BEGINNING = 0.1
+_A_MOMENT = 0.001
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,9 +72,22 @@ def main(arguments: Sequence[str]) -> int:
         _take_us_out_of(error)
         raise
     finally:
-        # Not left to the interpreter's end, for there Python 3.12 starts no thread.
-        slots.let_begin()
+        _let_begin()
     return 0
+
+
+def _let_begin() -> None:
+    """Return when what can start has started, and has had time to submit.
+
+    Once the interpreter ends, Python 3.12 starts no threads, and a program that ends with
+    a submit, like the one in the stdlib's documentation that hangs, needs one.
+    """
+    end = time.monotonic() + _BEGINNING
+    while any(each.woken.fresh for each in slots._living()) and time.monotonic() < end:
+        # Asleep, so that the other thread has the processor, and the GIL.
+        time.sleep(_A_MOMENT)
+    if not all(each.idle() for each in slots._living()):
+        time.sleep(sys.getswitchinterval())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -351,8 +351,10 @@ class Coalescer(Generic[K]):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         service = self._service
-        if service is not None and service._slots.refusal is not None:
-            raise service._slots.refusal()
+        if service is not None:
+            slots = service._slots
+            if slots.refusal is not None and slots.refuses():
+                raise slots.refusal()
         work = _Work(_Call(fn, args, kwargs, copy_context()))
         # The common case, in which nothing need be made.
         line: Any = self._runs.get(key)

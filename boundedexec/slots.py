@@ -24,7 +24,6 @@ submitter one wake-up, and not a switch of threads for each.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import weakref
@@ -120,6 +119,8 @@ class Slots:
         self.woken: Body | _Awake = _Awake()
         #: Why nothing more is accepted; set once.
         self.refusal: Callable[[], Exception] | None = None
+        #: Until when bodies may submit all the same, on the monotonic clock.
+        self._grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
         self.cancelling = False
         self.broken = False
@@ -219,7 +220,15 @@ class Slots:
 
     def refuses(self) -> bool:
         """Whether a submission must not be accepted; asked once there is a `refusal`."""
-        return self.broken or current.admitted is not self
+        if self.broken or current.admitted is self:
+            return self.broken
+        body = current.body
+        return not (
+            time.monotonic() < self._grace_ends
+            and isinstance(body, Body)
+            and body.future is not None
+            and not body.slots.daemon
+        )
 
     def is_stalled(self) -> bool:
         """Whether something is queued that only lacks a thread."""
@@ -419,9 +428,12 @@ class Slots:
 
     # The end.
 
-    def close(self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False) -> None:
+    def close(
+        self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False, grace_ends: float = 0
+    ) -> None:
         """Accept nothing more, end the threads that have nothing to do. Never blocks."""
         if self.refusal is None:
+            self._grace_ends = grace_ends
             self.refusal = lambda: RuntimeError(words)
         if cancel:
             self.cancelling = True
@@ -458,6 +470,9 @@ class Slots:
         """The Service is gone: finish what was accepted."""
         self.owner = None
         self.close()
+
+    def is_at_work(self) -> bool:
+        return bool(self.crew.workers) or not self.idle()
 
     def join(self) -> None:
         """Wait until nothing is outstanding and the threads are gone."""
@@ -574,8 +589,12 @@ def _preset(presets: Any, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any
 # Service may be made or collected anywhere.
 _every: dict[int, weakref.ref[Slots]] = {}
 _exiting = False
-#: Seconds at most; an initializer may take longer, and is not waited for then.
-_BEGINNING = 0.1
+#: Seconds from the interpreter's end in which bodies may still submit. The stdlib's
+#: `submit` returns when its new thread runs, so that where a program ends with a submit,
+#: like the one in the stdlib's documentation that hangs, the body has done its own submit
+#: before it is refused. Ours does not wait. No longer, for there are bodies that submit
+#: for ever, until they are refused.
+_GRACE = 1.0
 
 
 def _register(slots: Slots) -> None:
@@ -591,32 +610,16 @@ def _living() -> list[Slots]:
     return [slots for slots in (ref() for ref in list(_every.values())) if slots is not None]
 
 
-def let_begin() -> None:
-    """Return when what can start has started, and has had time to submit.
-
-    The stdlib's `submit` returns when its new thread runs, and that has the GIL for one
-    interval. Where a program ends with a submit, like the one in the stdlib's
-    documentation, the body has done its own submit before the interpreter refuses it.
-    Our `submit` does not wait, so here it is waited for.
-    """
-    living = [slots for slots in _living() if not slots.daemon]
-    end = time.monotonic() + _BEGINNING
-    while any(slots.woken.fresh for slots in living) and time.monotonic() < end:
-        time.sleep(0.001)
-    if not all(slots.idle() for slots in living):
-        time.sleep(sys.getswitchinterval())
-
-
 def _finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     global _exiting
-    let_begin()
     _exiting = True
-    living = _living()
-    for slots in living:
-        slots.close(AFTER_EXIT, cancel=slots.daemon)
-    for slots in living:
-        if not slots.daemon:
+    grace_ends = time.monotonic() + _GRACE
+    for slots in _living():
+        slots.close(AFTER_EXIT, cancel=slots.daemon, grace_ends=grace_ends)
+    # More than once, for a body of one may still submit to another.
+    while working := [slots for slots in _living() if not slots.daemon and slots.is_at_work()]:
+        for slots in working:
             slots.join()
 
 

@@ -66,6 +66,7 @@ class Lender(Protocol):
     crew: Crew[Body]
     max_workers: int | None
     lending: bool
+    daemon: bool
     resumers: deque[Body]
     away: set[object]
 
