@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -200,3 +201,30 @@ class Crew:
             self._on_broken(exception)
         else:
             worker.presets = list(context.items())
+
+
+# Fork: in the child `threading` makes the thread that forked the main thread, and relies
+# on what `Thread.start` would have left in it. It makes a main thread itself for a
+# thread that is not in its table.
+_forking: dict[int, Worker] = {}
+
+
+def _leave_table() -> None:
+    ident = _thread.get_ident()
+    worker = threading._active.get(ident)  # type: ignore[attr-defined]
+    if isinstance(worker, Worker):
+        _forking[ident] = worker
+        threading._active.pop(ident, None)  # type: ignore[attr-defined]
+
+
+def _return_to_table() -> None:
+    ident = _thread.get_ident()
+    worker = _forking.pop(ident, None)
+    if worker is not None:
+        threading._active[ident] = worker  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forking.clear
+    )
