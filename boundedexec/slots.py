@@ -35,7 +35,7 @@ from functools import partial
 from typing import Any
 
 from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report, wake_all
-from .threads import Crew
+from .threads import DAEMONS_ALLOWED, Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
 _MOST_THREADS = 1 << 17
@@ -93,6 +93,8 @@ class Slots:
         self.endless = max_workers is None or max_workers > _MOST_THREADS
         self.lending = lending and max_workers is not None
         self.daemon = daemon
+        if daemon and not DAEMONS_ALLOWED:
+            raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
         self._settings: dict[str, Any] = {
             "prefix": prefix,
             "idle_timeout": idle_timeout,

@@ -33,6 +33,9 @@ from typing import Any, TypeAlias
 
 Job: TypeAlias = Callable[[Any], None]
 
+#: Not in an isolated sub-interpreter.
+DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
+
 #: Every service is told from every other by this number where it has no name.
 _crews = itertools.count()
 
@@ -41,7 +44,7 @@ class Worker(threading.Thread):
     """One thread of a Crew. As a `Thread` it can be named, found and joined."""
 
     def __init__(self, crew: Crew, name: str) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name=name, daemon=DAEMONS_ALLOWED)
         self.crew = crew
         self.job: Job | None = None
         # Handed a job, but not awake yet.
@@ -61,7 +64,16 @@ class Worker(threading.Thread):
         self._wake.release()
 
     def start(self) -> None:
-        _thread.start_new_thread(self._main, ())
+        if DAEMONS_ALLOWED:
+            _thread.start_new_thread(self._main, ())
+        elif sys.version_info >= (3, 13):
+            # An interpreter must not end before its last thread is quite gone, which is
+            # later than `_ended`; of these it keeps a list, and joins them.
+            _thread.start_joinable_thread(self._main, daemon=False)
+        else:
+            raise RuntimeError(
+                "a Service needs Python 3.13 or newer in a sub-interpreter without daemon threads"
+            )
 
     def is_alive(self) -> bool:
         return self._ended.locked()
