@@ -44,6 +44,13 @@ AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 
 
+class Observer(Protocol):
+    """Who waits until nothing is outstanding."""
+
+    def notify(self) -> None:
+        """Told that there was such an instant, once or oftener, on any thread."""
+
+
 class _Observer:
     """A thread in `wait_idle`; its lock is released when nothing was outstanding."""
 
@@ -127,7 +134,7 @@ class Slots:
         self.owner: weakref.ref[Any] | None = None
         #: Set in a forked child, where this is the parent's.
         self.lost = False
-        self._observers: dict[_Observer, None] = {}
+        self._observers: dict[Observer, None] = {}
         self.crew = Crew(
             self._new_body, prefix, idle_timeout, initializer, self._break, self._one_ended
         )
@@ -407,19 +414,26 @@ class Slots:
         if self.idle():
             return True
         observer = _Observer()
-        self._observers[observer] = None
         try:
-            # A Ctrl-C in `submit` may have left something that nobody was woken for.
-            if self.is_stalled():
-                self.dispatch_or_fail()
-            self.check_idle()
+            self.observe(observer)
             if timeout is None:
                 observer.wait(-1)
             else:
                 observer.wait(min(max(timeout, 0), threading.TIMEOUT_MAX))
             return observer.satisfied or self.idle()
         finally:
-            del self._observers[observer]
+            self.forget(observer)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` when nothing is outstanding, until `forget`. Never blocks."""
+        self._observers[observer] = None
+        # A Ctrl-C in `submit` may have left something that nobody was woken for.
+        if self.is_stalled():
+            self.dispatch_or_fail()
+        self.check_idle()
+
+    def forget(self, observer: Observer) -> None:
+        self._observers.pop(observer, None)
 
     # The end.
 
