@@ -274,8 +274,15 @@ class Service(concurrent.futures.Executor):
         )
 
     def __repr__(self) -> str:
-        bound = self._slots.max_workers
-        return f"<{type(self).__name__} max_workers={bound}>"
+        name = type(self).__name__
+        slots: Slots | None = vars(self).get("_slots")
+        if slots is None:
+            return f"<{name} not initialized>"
+        running = sum(body.future is not None for body in slots.bodies())
+        queued = len(slots.queue)
+        return (
+            f"<{name} max_workers={slots.max_workers} {running=} {queued=} {slots.condition()}>"
+        )
 
     def __reduce__(self) -> str:
         raise TypeError("a Service cannot be pickled: its threads are in this process")

@@ -32,7 +32,7 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report, wake_all
 from .threads import DAEMONS_ALLOWED, Crew
@@ -93,6 +93,8 @@ class Slots:
         lending: bool,
         daemon: bool,
     ) -> None:
+        if daemon and not DAEMONS_ALLOWED:
+            raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
         self.max_workers = max_workers
         self.unbounded = max_workers is None
         #: Whether slots are made when none is free. More than any process can have
@@ -100,8 +102,6 @@ class Slots:
         self.endless = max_workers is None or max_workers > _MOST_THREADS
         self.lending = lending and max_workers is not None
         self.daemon = daemon
-        if daemon and not DAEMONS_ALLOWED:
-            raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
         self._settings: dict[str, Any] = {
             "prefix": prefix,
             "idle_timeout": idle_timeout,
@@ -229,6 +229,10 @@ class Slots:
     def refuses(self) -> bool:
         """Whether a submission must not be accepted; asked once there is a `refusal`."""
         return self.broken or current.admitted is not self
+
+    def condition(self) -> str:
+        """What a person wants to hear about it."""
+        return "broken" if self.broken else "open" if self.refusal is None else "shut down"
 
     def is_stalled(self) -> bool:
         """Whether something is queued that only lacks a thread."""
