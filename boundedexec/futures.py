@@ -610,7 +610,7 @@ class Future(concurrent.futures.Future[T]):
                 state += f" returned {type(self._result).__name__}"
             else:
                 state += f" raised {type(failure.exception).__name__}"
-        return f"<{type(self).__name__} at {id(self):#x} state={state}>"
+        return f"<Future at {id(self):#x} state={state}>"
 
     def __reduce__(self) -> str:
         raise TypeError("a Future cannot be pickled: it stands for a body in this process")
