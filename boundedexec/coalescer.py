@@ -527,6 +527,9 @@ class Coalescer(Generic[K]):
     def __contains__(self, key: object) -> bool:
         return key in self._runs
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} keys={len(self._runs)} of {self._executor!r}>"
+
     def _lose(self) -> None:
         """In a forked child, what was in flight is not."""
         self._era.lost = True

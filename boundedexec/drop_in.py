@@ -29,11 +29,13 @@ _pools = itertools.count()
 
 
 class _WorkItem:
-    """A submission taken out of the queue, as the stdlib's: `fn`, `args`, `kwargs` and
-    a future that nobody but its taker will finish."""
+    """A submission taken out of the queue, as the stdlib's: `fn`, `args`, `kwargs` (from
+    Python 3.14 on that has them as one `task`) and a future that nobody but its taker
+    will finish."""
 
     def __init__(self, future: Future[Any], fn: Callable[..., Any]) -> None:
         self.fn, self.args, self.kwargs = fn, future._args, future._kwargs or {}
+        self.task = self.fn, self.args, self.kwargs
         self.future = future
         future._forget()
         future._owner = None

@@ -227,6 +227,23 @@ class Service(concurrent.futures.Executor):
             raise RuntimeError("block_till_done in a body of its own service would never return")
         return self._slots.wait_idle(timeout)
 
+    async def async_block_till_done(self, timeout: float | None = None) -> bool:
+        """`block_till_done` for a coroutine: the loop goes on meanwhile.
+
+        Returns True once nothing is outstanding, False when `timeout` seconds passed
+        first; no thread waits for it. It may be cancelled, and cancels nothing.
+        Raises `RuntimeError` on a loop that runs in a body of this service, which
+        would wait for itself, and where no asyncio loop runs.
+        """
+        if self._is_waited_for_by_itself():
+            raise RuntimeError(
+                "async_block_till_done in a body of its own service would never return"
+            )
+        # Here, so that importing the package does not import asyncio.
+        from .event_loop import wait_idle  # noqa: PLC0415
+
+        return await wait_idle(self._slots, timeout)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept nothing more; with `cancel_futures`, cancel what has not started.
 
@@ -257,8 +274,15 @@ class Service(concurrent.futures.Executor):
         )
 
     def __repr__(self) -> str:
-        bound = self._slots.max_workers
-        return f"<{type(self).__name__} max_workers={bound}>"
+        name = type(self).__name__
+        slots: Slots | None = vars(self).get("_slots")
+        if slots is None:
+            return f"<{name} not initialized>"
+        running = sum(body.future is not None for body in slots.bodies())
+        queued = len(slots.queue)
+        return (
+            f"<{name} max_workers={slots.max_workers} {running=} {queued=} {slots.condition()}>"
+        )
 
     def __reduce__(self) -> str:
         raise TypeError("a Service cannot be pickled: its threads are in this process")

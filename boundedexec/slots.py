@@ -33,16 +33,23 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from .futures import ENDING, FINISHED, RUNNING, Failure, Future, current, name_of, report
-from .threads import Crew
+from .threads import DAEMONS_ALLOWED, Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
 _MOST_THREADS = 1 << 17
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+
+class Observer(Protocol):
+    """Who waits until nothing is outstanding."""
+
+    def notify(self) -> None:
+        """Told that there was such an instant, once or oftener, on any thread."""
 
 
 class _Observer:
@@ -87,6 +94,8 @@ class Slots:
         lending: bool,
         daemon: bool,
     ) -> None:
+        if daemon and not DAEMONS_ALLOWED:
+            raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
         self.max_workers = max_workers
         self.unbounded = max_workers is None
         #: Whether slots are made when none is free. More than any process can have
@@ -128,7 +137,7 @@ class Slots:
         self.owner: weakref.ref[Any] | None = None
         #: Set in a forked child, where this is the parent's.
         self.lost = False
-        self._observers: dict[_Observer, None] = {}
+        self._observers: dict[Observer, None] = {}
         self.crew = Crew(
             self._new_body, prefix, idle_timeout, initializer, self._break, self._one_ended
         )
@@ -229,6 +238,10 @@ class Slots:
             and body.future is not None
             and not body.slots.daemon
         )
+
+    def condition(self) -> str:
+        """What a person wants to hear about it."""
+        return "broken" if self.broken else "open" if self.refusal is None else "shut down"
 
     def is_stalled(self) -> bool:
         """Whether something is queued that only lacks a thread."""
@@ -412,19 +425,26 @@ class Slots:
         if self.idle():
             return True
         observer = _Observer()
-        self._observers[observer] = None
         try:
-            # A Ctrl-C in `submit` may have left something that nobody was woken for.
-            if self.is_stalled():
-                self.dispatch_or_fail()
-            self.check_idle()
+            self.observe(observer)
             if timeout is None:
                 observer.wait(-1)
             else:
                 observer.wait(min(max(timeout, 0), threading.TIMEOUT_MAX))
             return observer.satisfied or self.idle()
         finally:
-            del self._observers[observer]
+            self.forget(observer)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` when nothing is outstanding, until `forget`. Never blocks."""
+        self._observers[observer] = None
+        # A Ctrl-C in `submit` may have left something that nobody was woken for.
+        if self.is_stalled():
+            self.dispatch_or_fail()
+        self.check_idle()
+
+    def forget(self, observer: Observer) -> None:
+        self._observers.pop(observer, None)
 
     # The end.
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -33,6 +34,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 Job: TypeAlias = Callable[[Any], None]
 W = TypeVar("W", bound="Worker")
 
+#: Not in an isolated sub-interpreter.
+DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
+
 #: Every service is told from every other by this number where it has no name.
 _crews = itertools.count()
 
@@ -41,7 +45,7 @@ class Worker(threading.Thread):
     """One thread of a Crew. As a `Thread` it can be named, found and joined."""
 
     def __init__(self, crew: Crew[Any], name: str) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name=name, daemon=DAEMONS_ALLOWED)
         self.crew = crew
         self.job: Job | None = None
         # Handed a job, but not awake yet.
@@ -61,7 +65,16 @@ class Worker(threading.Thread):
         self._wake.release()
 
     def start(self) -> None:
-        _thread.start_new_thread(self._main, ())
+        if DAEMONS_ALLOWED:
+            _thread.start_new_thread(self._main, ())
+        elif sys.version_info >= (3, 13):
+            # An interpreter must not end before its last thread is quite gone, which is
+            # later than `_ended`; of these it keeps a list, and joins them.
+            _thread.start_joinable_thread(self._main, daemon=False)
+        else:
+            raise RuntimeError(
+                "a Service needs Python 3.13 or newer in a sub-interpreter without daemon threads"
+            )
 
     def is_alive(self) -> bool:
         return self._ended.locked()
@@ -207,3 +220,30 @@ class Crew(Generic[W]):
             self._on_broken(exception)
         else:
             worker.presets = list(context.items())
+
+
+# Fork: in the child `threading` makes the thread that forked the main thread, and relies
+# on what `Thread.start` would have left in it. It makes a main thread itself for a
+# thread that is not in its table.
+_forking: dict[int, Worker] = {}
+
+
+def _leave_table() -> None:
+    ident = _thread.get_ident()
+    worker = threading._active.get(ident)  # type: ignore[attr-defined]
+    if isinstance(worker, Worker):
+        _forking[ident] = worker
+        threading._active.pop(ident, None)  # type: ignore[attr-defined]
+
+
+def _return_to_table() -> None:
+    ident = _thread.get_ident()
+    worker = _forking.pop(ident, None)
+    if worker is not None:
+        threading._active[ident] = worker  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forking.clear
+    )

@@ -439,6 +439,16 @@ def test_a_queue_that_is_empty_says_so(make: Callable[[], Any]) -> None:
             service._work_queue.get(False)
 
 
+@pytest.mark.parametrize("make", [Service, ThreadPoolExecutor])
+def test_what_is_taken_out_of_the_queue_is_what_was_submitted(make: Callable[[int], Any]) -> None:
+    with make(1) as service, holding(service):
+        service.submit(pow, 2, 5, mod=3)
+        item = service._work_queue.get(block=False)
+        assert (item.fn, item.args, item.kwargs) == (pow, (2, 5), {"mod": 3})
+        # How the stdlib's has them from Python 3.14 on, and google-cloud-pubsub reads it.
+        assert item.task == (pow, (2, 5), {"mod": 3})
+
+
 @pytest.mark.parametrize("make", [Service, ThreadPoolExecutor, Standard])
 def test_the_queue_can_be_emptied_by_who_gives_up(make: Callable[[int], Any]) -> None:
     """What code did before `shutdown` took `cancel_futures`, and some still does."""
