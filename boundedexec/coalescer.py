@@ -54,9 +54,11 @@ class _Work(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     context: Context
+    #: What remains in `links` of work that was taken.
+    token: object
 
 
-#: In `links`: the run was cancelled; its work was taken; nothing can follow it.
+#: In `links`: the run was cancelled; it is over; nothing can follow it.
 _CANCELLED, _TAKEN, _OVER = object(), object(), object()
 
 
@@ -112,7 +114,11 @@ class _Run(Generic[K]):
             return False
         self.shared = True
         self.latest = work
-        return not self.closing or self.links.setdefault("work", work) is work
+        if not self.closing:
+            return True
+        settled = self.links.setdefault("work", work)
+        # It may have been taken from `latest`, and be executing already.
+        return settled is work or settled is work.token
 
     def settle(self) -> _Work | None:
         """Close the run; what it executes, None if it was cancelled."""
@@ -122,7 +128,7 @@ class _Run(Generic[K]):
             return None
         assert isinstance(work, _Work)
         # Nothing of it stays: neither here nor in what the next run is linked from.
-        self.links["work"] = _TAKEN
+        self.links["work"] = work.token
         self.latest = None
         self.name = name_of(work.fn)
         return work
@@ -161,7 +167,7 @@ class _Run(Generic[K]):
         outcome: Any = None
         failure: Failure | None = None
         if work is not None:
-            fn, args, kwargs, context = work
+            fn, args, kwargs, context, _ = work
             del work
             try:
                 outcome = context.run(fn, *args, **kwargs)
@@ -256,7 +262,7 @@ class _RunFuture(Future[Any]):
         inner = run.inner
         if run.links.setdefault("work", _CANCELLED) is not _CANCELLED:
             # Started; but another executor to which it was handed may still be able to.
-            taken = run.links["work"] is _TAKEN
+            taken = not isinstance(run.links["work"], _Work)
             return taken and inner is not None and inner.cancel()
         run.latest = None
         owner = self._owner
@@ -342,7 +348,7 @@ class Coalescer(Generic[K]):
         service = self._service
         if service is not None and service._slots.refusal is not None:
             raise service._slots.refusal()
-        work = _Work(fn, args, kwargs, copy_context())
+        work = _Work(fn, args, kwargs, copy_context(), object())
         # The common case, in which nothing need be made.
         line: Any = self._runs.get(key)
         while line is not None and line is not _OVER:
