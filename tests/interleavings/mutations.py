@@ -127,23 +127,32 @@ MUTATIONS = [
     Mutation(
         "idle() looks at the slots once",
         "slots",
-        "        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)\n",
+        """        if not len(self.free) == len(slots) == len(self.all):
+            return False
+        return uses == sum(slot.uses for slot in slots)
+""",
         "        return True\n",
-        "block_till_done_beside_the_last_end",
+        "idle_beside_an_end",
     ),
     Mutation(
         "idle() does not see that a slot was taken and given back",
         "slots",
-        "        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)\n",
-        "        return total == len(self.all) == len(free)\n",
-        "block_till_done_beside_a_callback",
+        "        return uses == sum(slot.uses for slot in slots)\n",
+        "        return True\n",
+        "idle_beside_a_yield",
     ),
     Mutation(
-        "idle() looks at the queue before what is away",
+        "idle() counts only once it has seen the slots free",
         "slots",
-        "        if self.away or self.queue:\n            return False\n",
-        "        if self.queue or self.away:\n            return False\n",
-        "coalesced_beside_block_till_done",
+        """        uses = sum(slot.uses for slot in slots)
+        if len(self.free) != len(slots) or self.away or self.queue:
+            return False
+""",
+        """        uses = sum(slot.uses for slot in slots)
+        if self.away or self.queue:
+            return False
+""",
+        "idle_beside_a_yield",
     ),
     Mutation(
         "who waits for everything does not look once it can be told",
@@ -185,7 +194,7 @@ MUTATIONS = [
             if not self._claim()""",
         """        try:
             if not self._claim()""",
-        "block_till_done_beside_a_cancelled_callback",
+        "block_till_done_beside_a_cancel",
     ),
     Mutation(
         "a body that yields is outstanding only after its slot is free",
@@ -392,8 +401,15 @@ MUTATIONS = [
     Mutation(
         "a submit joins a run that is being started",
         "coalescer",
-        '        return not self.closing or self.links.setdefault("work", work) is work\n',
+        "        if not self.closing:\n            return True\n",
         "        return True\n",
+        "coalesced_beside_an_end",
+    ),
+    Mutation(
+        "a submit does not see that its work was taken",
+        "coalescer",
+        "        return settled is work or settled is work.token\n",
+        "        return settled is work\n",
         "coalesced_beside_an_end",
     ),
     Mutation(
@@ -436,14 +452,14 @@ MUTATIONS = [
         """            following: Any = line.links.get("next") or run
             line.links["next"] = following
             if""",
-        "coalesced_beside_an_end",
+        "coalesced_by_two_while_it_runs",
     ),
     Mutation(
-        "an owed re-run is not outstanding before it is linked",
+        "a run is not outstanding before it is queued",
         "coalescer",
         "        self._era.away.add(run.future)\n        entered,",
         "        entered,",
-        "coalesced_beside_block_till_done",
+        "coalesced_join_beside_block_till_done",
     ),
     Mutation(
         "a run is let go before it is over",
