@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 
 import instrument
 from mutations import MUTATIONS
@@ -73,7 +73,7 @@ def main() -> int:
     names = options.scenarios or [*SCENARIOS]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
-        explorations = []
+        explorations: list[tuple[str, int | None, Future[Result]]] = []
         for name in names:
             bound = SCENARIOS[name].bound if options.bound is None else options.bound
             if bound is not None and bound < 0:

@@ -7,6 +7,7 @@ execution. It makes as few threads as show the meeting that it is about.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from package import Package, World
@@ -215,7 +216,11 @@ def block_till_done_beside_a_cancel(world: World) -> None:
     service = world.service()
     world.accept(service.submit(world.body("first")))
     future = world.accept(service.submit(world.body("perhaps")))
-    future.add_done_callback(lambda _: world.accept(service.submit(world.body("second"))))
+
+    def callback(_: object) -> None:
+        world.accept(service.submit(world.body("second")))
+
+    future.add_done_callback(callback)
     world.thread(future.cancel, "canceller")
     assert service.block_till_done()
     declare(world)
@@ -403,9 +408,7 @@ def two_wait_in_a_circle(world: World) -> None:
         futures[other].result()
 
     for name, other in ("first", 1), ("second", 0):
-        futures.append(
-            world.accept(service.submit(world.body(name, lambda other=other: ask(other))))
-        )
+        futures.append(world.accept(service.submit(world.body(name, partial(ask, other)))))
     known.open()
 
     def check() -> None:
