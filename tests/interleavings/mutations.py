@@ -42,12 +42,13 @@ MUTATIONS = [
         "a submission looks for a slot before it is queued",
         "service",
         """        slots.queue.append(future)
-        # Queued, so look. A worker that is waking up looks when it is awake.
-        if (slots.free or slots.endless) and not slots.woken.fresh:
 """,
-        """        found = (slots.free or slots.endless) and not slots.woken.fresh
+        """        if (slots.free or slots.endless) and not slots.woken.fresh:
+            slots.queue.append(future)
+            slots.wake(future)
+            return future
         slots.queue.append(future)
-        if found:
+        return future
 """,
         "submit_beside_an_end",
     ),
@@ -331,6 +332,17 @@ MUTATIONS = [
         "service",
         "        if slots.refusal is not None and slots.refuses() and slots.take_back(future):\n",
         "        if False:\n",
+        "shutdown_beside_a_submit",
+    ),
+    Mutation(
+        "a submission looks for a shutdown only once it has woken a thread",
+        "service",
+        """        slots.queue.append(future)
+""",
+        """        slots.queue.append(future)
+        if (slots.free or slots.endless) and not slots.woken.fresh:
+            slots.wake(future)
+""",
         "shutdown_beside_a_submit",
     ),
     Mutation(

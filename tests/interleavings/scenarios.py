@@ -195,7 +195,7 @@ def block_till_done_beside_the_last_end(world: World) -> None:
     assert world.ended == ["body"], "it returned early"
 
 
-@scenario(2)
+@scenario(3)
 def block_till_done_beside_a_callback(world: World) -> None:
     """What a callback submits is waited for too: there is no gap between the two."""
     service = world.service()
@@ -254,7 +254,7 @@ def idle_beside_a_yield(world: World) -> None:
     gate.open()
 
 
-@scenario(2)
+@scenario(3)
 def block_till_done_with_two_slots(world: World) -> None:
     """Each slot is free at some time; nothing is outstanding at another."""
     service = world.service(2)
@@ -268,7 +268,7 @@ def block_till_done_with_two_slots(world: World) -> None:
     assert world.ended == ["first", "second"] or world.ended == ["second", "first"]
 
 
-@scenario(2)
+@scenario(3)
 def shutdown_beside_a_submit(world: World) -> None:
     """A submission beside a shutdown is refused, or finished before that returns."""
     service = world.service()
@@ -296,7 +296,7 @@ def shutdown_beside_an_end(world: World) -> None:
     world.after.append(lambda: _same([*service._slots.crew.workers], []))
 
 
-@scenario(2)
+@scenario(3)
 def shutdown_that_cancels(world: World) -> None:
     """What is queued is cancelled or runs; nothing is left."""
     service = world.service()
@@ -307,7 +307,7 @@ def shutdown_that_cancels(world: World) -> None:
     world.after.append(lambda: _same([*service._slots.crew.workers], []))
 
 
-@scenario(2)
+@scenario(3)
 def two_resume_beside_an_end(world: World) -> None:
     """Two bodies want their slot back while a third gives it up: all end, in turn."""
     service = world.service()
@@ -347,7 +347,7 @@ def yielded_and_needed(world: World) -> None:
     assert sorted(world.ended) == ["first", "second"], "it returned early"
 
 
-@scenario(2)
+@scenario(3)
 def lend_beside_a_submit(world: World) -> None:
     """A body lends its slot to what it waits for while something else is queued."""
     service = world.service()
@@ -382,7 +382,7 @@ def lend_beside_a_cancel(world: World) -> None:
     inner[0].cancel()
 
 
-@scenario(2)
+@scenario(3)
 def lend_beside_block_till_done(world: World) -> None:
     """A slot that is lent and given back is never seen as nothing outstanding."""
     service = world.service()
