@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
@@ -32,9 +33,9 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report
+from .futures import ENDING, FINISHED, RUNNING, Failure, Future, current, name_of, report
 from .threads import Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
@@ -118,6 +119,8 @@ class Slots:
         self.woken: Body | _Awake = _Awake()
         #: Why nothing more is accepted; set once.
         self.refusal: Callable[[], Exception] | None = None
+        #: Until when bodies may submit all the same, on the monotonic clock.
+        self._grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
         self.cancelling = False
         self.broken = False
@@ -217,7 +220,15 @@ class Slots:
 
     def refuses(self) -> bool:
         """Whether a submission must not be accepted; asked once there is a `refusal`."""
-        return self.broken or current.admitted is not self
+        if self.broken or current.admitted is self:
+            return self.broken
+        body = current.body
+        return not (
+            time.monotonic() < self._grace_ends
+            and isinstance(body, Body)
+            and body.future is not None
+            and not body.slots.daemon
+        )
 
     def is_stalled(self) -> bool:
         """Whether something is queued that only lacks a thread."""
@@ -298,9 +309,9 @@ class Slots:
         future, fn = body.future, body.fn
         assert future is not None and fn is not None
         if self.broken:
-            future._fail(self._broken_error(), name_of(fn))
-        else:
-            _execute(body, future, fn)
+            future._forget()
+            fn = self._raise_broken
+        _execute(body, future, fn)
         del future, fn
         self._finish(body)
 
@@ -326,7 +337,8 @@ class Slots:
                     slot = None
             self.away.difference_update(debts)
         if slot is None:
-            self.check_idle()
+            if self._observers:
+                self.check_idle()
         elif self.resumers:
             self.hand_over(slot)
         else:
@@ -416,27 +428,51 @@ class Slots:
 
     # The end.
 
-    def close(self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False) -> None:
+    def close(
+        self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False, grace_ends: float = 0
+    ) -> None:
         """Accept nothing more, end the threads that have nothing to do. Never blocks."""
         if self.refusal is None:
+            self._grace_ends = grace_ends
             self.refusal = lambda: RuntimeError(words)
         if cancel:
             self.cancelling = True
             for owed in self.away.copy():
                 if isinstance(owed, Future):
                     owed._revoke()
-            while self.queue:
-                try:
-                    self.queue.popleft().cancel()
-                except IndexError:
-                    break
+            self._cancel_queued()
             self.check_idle()
         self.crew.end()
+
+    def _cancel_queued(self) -> None:
+        """Cancel what is queued, but for as much as there are slots with nothing to run.
+
+        That would run by now, had the threads been quicker. It counts as started, as
+        under the stdlib's pool, whose `submit` waits for its thread.
+        """
+        if self.endless:
+            return
+        busy = sum(body.slot is not None and body.future is not None for body in self.bodies())
+        surplus: list[Future[Any]] = []
+        self.away.add(marker := object())  # Outstanding until their callbacks have run.
+        try:
+            while len(self.queue) > len(self.all) - busy:
+                try:
+                    surplus.append(self.queue.pop())
+                except IndexError:
+                    break
+        finally:
+            for future in reversed(surplus):
+                future.cancel()
+            self.away.discard(marker)
 
     def retire(self, _: object) -> None:
         """The Service is gone: finish what was accepted."""
         self.owner = None
         self.close()
+
+    def is_at_work(self) -> bool:
+        return bool(self.crew.workers) or not self.idle()
 
     def join(self) -> None:
         """Wait until nothing is outstanding and the threads are gone."""
@@ -453,6 +489,9 @@ class Slots:
         return BrokenThreadPool(
             "A thread initializer failed, the thread pool is not usable anymore"
         )
+
+    def _raise_broken(self) -> NoReturn:
+        raise self._broken_error()
 
     def _break(self, exception: BaseException) -> None:
         report("exception in initializer:", exception=exception)
@@ -519,14 +558,21 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         trace = exception.__traceback__
         exception.__traceback__ = trace and trace.tb_next
         del trace
-        context.run(future._fail, exception, name_of(fn))
+        future._failure = Failure(exception, name_of(fn), not future._reported)
     else:
         future._result = result
-        future._state = ENDING
-        if future._watch is None:
-            future._state = FINISHED
-        else:
+        del result
+    future._state = ENDING
+    watch = future._watch
+    if watch is None:
+        future._state = FINISHED
+    else:
+        future._close(watch)
+        for debt in body.debts:
+            debt.wake()  # A callback may wait for the lender.
+        if watch.callbacks:
             context.run(future._settle, BaseException)
+        del watch
     if len(body.blank):
         body.blank = Context()
     # Tracebacks lead here through `f_back`: no way from here to the future.
@@ -543,6 +589,12 @@ def _preset(presets: Any, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any
 # Service may be made or collected anywhere.
 _every: dict[int, weakref.ref[Slots]] = {}
 _exiting = False
+#: Seconds from the interpreter's end in which bodies may still submit. The stdlib's
+#: `submit` returns when its new thread runs, so that where a program ends with a submit,
+#: like the one in the stdlib's documentation that hangs, the body has done its own submit
+#: before it is refused. Ours does not wait. No longer, for there are bodies that submit
+#: for ever, until they are refused.
+_GRACE = 1.0
 
 
 def _register(slots: Slots) -> None:
@@ -562,11 +614,12 @@ def _finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     global _exiting
     _exiting = True
-    living = _living()
-    for slots in living:
-        slots.close(AFTER_EXIT, cancel=slots.daemon)
-    for slots in living:
-        if not slots.daemon:
+    grace_ends = time.monotonic() + _GRACE
+    for slots in _living():
+        slots.close(AFTER_EXIT, cancel=slots.daemon, grace_ends=grace_ends)
+    # More than once, for a body of one may still submit to another.
+    while working := [slots for slots in _living() if not slots.daemon and slots.is_at_work()]:
+        for slots in working:
             slots.join()
 
 
