@@ -23,7 +23,7 @@ import instrument
 from mutations import MUTATIONS
 from package import MODULES, SOURCE, Package
 from scenarios import SCENARIOS
-from scheduler import Explorer, Failure, Result, parsed, written
+from scheduler import NOT_REPEATABLE, Explorer, Failure, Result, parsed, written
 
 
 def explore(name: str, bound: int | None, seconds: float) -> Result:
@@ -108,7 +108,7 @@ def main() -> int:
             outcome = mutated.result()
             if isinstance(outcome, str):
                 how = f"DOES NOT FIT: {outcome}"
-            elif outcome.failure is None:
+            elif outcome.failure is None or outcome.failure.what.startswith(NOT_REPEATABLE):
                 how = f"NOT NOTICED by {mutation.scenario} in {outcome.schedules:,} schedules"
             else:
                 caught += 1

@@ -387,7 +387,7 @@ MUTATIONS = [
         lender = self._lender
 """,
         "        lender = self._lender\n",
-        "lend_beside_a_submit",
+        "a_lender_goes_on",
     ),
     Mutation(
         "a lender goes on without a word with the borrower",
@@ -401,27 +401,27 @@ MUTATIONS = [
             self._lender.lend = None
 """,
         "        self._lender.lend = None\n",
-        "lend_beside_a_submit",
+        "a_lender_goes_on",
     ),
     Mutation(
         "a lender that goes on without its slot is not outstanding",
         "waiting",
         "                body.slots.away.add(body)\n                lend.abandon()\n",
         "                lend.abandon()\n",
-        "lend_beside_block_till_done",
+        "a_lender_goes_on",
     ),
     Mutation(
         "a submit joins a run that is being started",
         "coalescer",
-        "        if not self.closing:\n            return True\n",
+        '        return not self.closing or self.links.setdefault("work", work) is work\n',
         "        return True\n",
         "coalesced_beside_an_end",
     ),
     Mutation(
         "a submit does not see that its work was taken",
         "coalescer",
-        "        return settled is work or settled is work.token\n",
-        "        return settled is work\n",
+        "        call, work.call = work.call, None\n",
+        '        call, self.links["work"] = work.call, _GONE\n',
         "coalesced_beside_an_end",
     ),
     Mutation(

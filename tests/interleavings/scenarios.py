@@ -397,6 +397,28 @@ def lend_beside_block_till_done(world: World) -> None:
 
 
 @scenario(2)
+def a_lender_goes_on(world: World) -> None:
+    """A body lends its slot to one of two that it waits for; the other ends: it goes on
+    beside the end of what has the slot, and is outstanding all the while."""
+    service = world.service()
+    other = world.package.futures.Future()
+
+    def outer() -> None:
+        inner = world.accept(service.submit(world.body("inner")))
+        # What `wait` does, but for the stdlib's part, which locks futures in the order of
+        # their addresses: that cannot be repeated.
+        waiting = world.package.waiting._WaitForSeveral([inner, other], "FIRST_COMPLETED")
+        world.without_slot(waiting.block)
+        waiting.uninstall()
+
+    world.accept(service.submit(world.body("outer", outer)))
+    world.thread(lambda: other.set_result(None), "other")
+    assert service.block_till_done()
+    declare(world)
+    assert sorted(world.ended) == ["inner", "outer"], "it returned early"
+
+
+@scenario(2)
 def two_wait_in_a_circle(world: World) -> None:
     """Two bodies wait for each other: one is told so, and nobody hangs."""
     service = world.service(2)

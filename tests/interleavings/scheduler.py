@@ -59,6 +59,10 @@ _WORDS = {
 }
 
 
+#: What the failure of a scenario begins with that does not do the same again.
+NOT_REPEATABLE = "not repeatable"
+
+
 class Abort(BaseException):
     """Unwinds the threads of an execution that is over."""
 
@@ -375,7 +379,7 @@ class Run:
         elif depth < len(self._stack):
             node = self._stack[depth]
             if node.enabled != enabled:
-                self.fail(f"not repeatable: {enabled} and not {node.enabled} at step {depth}")
+                self.fail(f"{NOT_REPEATABLE}: {enabled} and not {node.enabled} at step {depth}")
                 return None
             number = node.chosen
         else:
