@@ -95,6 +95,8 @@ class Worker(threading.Thread):
             crew.workers.pop(self, None)
             self._ended.release()
             crew.ended()
+            if crew.ending:
+                crew.end_one()
 
     def _enter_table(self) -> None:
         # What `Thread._bootstrap` does, without its locks.
@@ -180,12 +182,16 @@ class Crew(Generic[W]):
     def end(self) -> None:
         """End the threads that have nothing to do, now and from now on. Never blocks."""
         self.ending = True
-        while self.parked:
-            try:
-                worker, _ = self.parked.popitem()
-            except KeyError:
-                break
-            worker.hand(None)
+        self.end_one()
+
+    def end_one(self) -> None:
+        """End one of the parked threads, which ends the next: awake all at once, they
+        would only wait for each other."""
+        try:
+            worker, _ = self.parked.popitem()
+        except KeyError:
+            return
+        worker.hand(None)
 
     def prepare(self, worker: Worker) -> None:
         """Run the initializer on its new thread, and keep what it set.
