@@ -131,12 +131,13 @@ class Service(concurrent.futures.Executor):
         future._serial = next(serials)
         future._fn = fn
         slots.queue.append(future)
-        # Queued, so look. A worker that is waking up looks when it is awake.
+        # Queued, so look. For a shutdown first: it may have returned meanwhile, and then
+        # no thread may be woken any more; if not, it sees what is queued.
+        if slots.refusal is not None and slots.refuses() and slots.take_back(future):
+            raise slots.refusal()
+        # A worker that is waking up looks when it is awake.
         if (slots.free or slots.endless) and not slots.woken.fresh:
             slots.wake(future)
-        if slots.refusal is not None and slots.refuses() and slots.take_back(future):
-            # Shut down in between: nobody may rely on its being done.
-            raise slots.refusal()
         return future
 
     def map(

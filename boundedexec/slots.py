@@ -398,18 +398,18 @@ class Slots:
         All slots are free, nothing is away, nothing is queued; read one after the
         other, and true of one instant only if no slot was taken meanwhile: what runs
         on a slot can queue something, and only what runs on a slot takes something
-        out of the queue. `away` before the queue, for what is owed is queued before
-        it leaves `away`.
+        out of the queue. So how often they were taken is read before and after: who
+        is counted before the slots were seen free is not missed after it.
         """
-        total = len(self.all)
-        free = self.free.copy()
-        if len(free) != total:
+        slots = self.all.copy()
+        if len(self.free) != len(slots):
             return False
-        uses = sum(slot.uses for slot in free)
-        if self.away or self.queue:
+        uses = sum(slot.uses for slot in slots)
+        if len(self.free) != len(slots) or self.away or self.queue:
             return False
-        free = self.free.copy()
-        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)
+        if not len(self.free) == len(slots) == len(self.all):
+            return False
+        return uses == sum(slot.uses for slot in slots)
 
     def check_idle(self) -> None:
         """Tell those who wait for it if nothing is outstanding."""
