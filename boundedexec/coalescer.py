@@ -115,10 +115,10 @@ class _Run(Generic[K]):
         return not self.closing or self.links.setdefault("work", work) is work
 
     def settle(self) -> _Work | None:
-        """Close the run; what it executes, None if it was cancelled."""
+        """Close the run; what it executes, None if it was cancelled or settled before."""
         self.closing = True
         work = self.links.setdefault("work", self.latest)
-        if work is _CANCELLED:
+        if work is _CANCELLED or work is _TAKEN:
             return None
         assert isinstance(work, _Work)
         # Nothing of it stays: neither here nor in what the next run is linked from.
@@ -142,6 +142,8 @@ class _Run(Generic[K]):
             work = self.again = self.again or self.settle()
         else:
             work = self.settle()
+            if work is None and not self.was_cancelled():
+                return None  # Handed over once more, see `Coalescer._mend`.
         if body is not None and work is not None:
             body.fn = work.fn
         if self.coalescer._by_callbacks:
@@ -340,15 +342,34 @@ class Coalescer(Generic[K]):
                 return joined
             line = line.links.get("next")
         run = _Run(self, key, work)
-        # Outstanding before anybody can join it.
-        self._era.away.add(run.future)
-        entered, first = self._enter(run, work)
-        if first:
-            self._hand_over(run, owed=False)
-        elif entered is not run:
-            self._queued_or_gone(run)
+        try:
+            # Outstanding before anybody can join it.
+            self._era.away.add(run.future)
+            entered, first = self._enter(run, work)
+            if first:
+                self._hand_over(run, owed=False)
+            elif entered is not run:
+                self._queued_or_gone(run)
+        except BaseException:
+            self._mend(run)
+            raise
         future: Future[T] = entered.future
         return future
+
+    def _mend(self, run: _Run[K]) -> None:
+        """Finish what a Ctrl-C in `submit` left undone.
+
+        Where the executor may have been given the run already, it is given it again:
+        only the first call of it does anything.
+        """
+        line: Any = self._runs.get(run.key)
+        if line is run and run.inner is None and not run.future.done():
+            self._hand_over(run, owed=True)
+            return
+        while line is not None and line is not _OVER and line is not run:
+            line = line.links.get("next")
+        if line is not run or run.inner is not None:
+            self._queued_or_gone(run)
 
     def _enter(self, run: _Run[K], work: _Work | None) -> tuple[_Run[K], bool]:
         """Join the first run of the line that has not started, else end it with `run`.

@@ -400,23 +400,38 @@ class Future(concurrent.futures.Future[T]):
                 self._become_cancelled()
                 return True
             return self.cancelled()
-        # Outstanding until the callbacks have run, though no longer queued.
-        owner.away.add(self)
         try:
-            if not self._claim() and not self._is_being_cancelled(owner):
-                return self.cancelled()
-            if self._watch is None:
-                self._become_cancelled()
-            else:
-                before, current.cancelling = current.cancelling, owner
-                try:
-                    self._become_cancelled()
-                finally:
-                    current.cancelling = before
-            return True
-        finally:
+            # Outstanding until the callbacks have run, though no longer queued.
+            owner.away.add(self)
+            cancelled = self._cancel(owner)
             owner.away.discard(self)
             owner.check_idle()
+        except BaseException:
+            # A Ctrl-C: who has the claim and did not come further never will.
+            if not hasattr(self, "_fn") and self._is_being_cancelled(owner):
+                self._become_cancelled()
+            elif self._failure is CANCELLATION and self._watch is not None:
+                self._settle()
+            owner.away.discard(self)
+            owner.check_idle()
+            raise
+        return cancelled
+
+    def _cancel(self, owner: Owner) -> bool:
+        if not self._claim() and not self._is_being_cancelled(owner):
+            return self.cancelled()
+        if self._watch is None:
+            self._become_cancelled()
+        else:
+            before = current.cancelling
+            try:
+                current.cancelling = owner
+                self._become_cancelled()
+                current.cancelling = before
+            except BaseException:
+                current.cancelling = before
+                raise
+        return True
 
     def _is_being_cancelled(self, owner: Owner) -> bool:
         """Whether another `cancel` has the claim and has not come further.
@@ -490,8 +505,8 @@ class Future(concurrent.futures.Future[T]):
     def _await_end(self, timeout: float | None) -> bool:
         watch = self._watched()
         sleeper = Sleeper()
-        watch.waiters.append(sleeper)
         try:
+            watch.waiters.append(sleeper)
             # Published, so look again: who ended it before did not tell us.
             if not self.done():
                 if timeout is None:
@@ -499,7 +514,8 @@ class Future(concurrent.futures.Future[T]):
                 elif timeout > 0:
                     sleeper.lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
         finally:
-            watch.waiters.remove(sleeper)
+            if sleeper in watch.waiters:
+                watch.waiters.remove(sleeper)
         return self.done()
 
     def _why_late(self, body: object) -> Iterable[str]:

@@ -23,6 +23,7 @@ submitter one wake-up, and not a switch of threads for each.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -35,7 +36,7 @@ from functools import partial
 from typing import Any
 
 from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report
-from .threads import Crew
+from .threads import Crew, Job
 from .waiting import Body, Slot, found_slot, seek_slot
 
 _MOST_THREADS = 1 << 17
@@ -104,11 +105,14 @@ class Slots:
         self.all = [Slot() for _ in range(0 if self.endless else max_workers or 0)]
         #: Those that nobody holds.
         self.free = self.all.copy()
+        #: Takes out of `free`; `IndexError` where there is none.
+        self._free_slots = map(self.free.__class__.pop, itertools.repeat(self.free))
         #: Submissions that have not started, in order. Those that were cancelled or
         #: lent a slot have lost their claim, and are dropped by the worker they reach.
         self.queue: deque[Future[Any]] = deque()
         #: Bodies that want a slot back; they go before the queue.
         self.resumers: deque[Body] = deque()
+        self._next_resumer = map(deque.popleft, itertools.repeat(self.resumers))
         #: What is outstanding but neither queued nor holding a slot: bodies that have
         #: yielded, owed submissions, callbacks of a cancelled one. Something enters
         #: while it is still outstanding otherwise, and leaves when it is again.
@@ -138,22 +142,6 @@ class Slots:
 
     # Slots.
 
-    def _take(self) -> Slot | None:
-        try:
-            slot = self.free.pop()
-        except IndexError:
-            if not self.endless:
-                return None
-            slot = Slot()
-            self.all.append(slot)
-        slot.uses += 1
-        return slot
-
-    def _put_back(self, slot: Slot) -> None:
-        """Undo `_take`; whoever looked meanwhile has seen one slot too few."""
-        self.free.append(slot)
-        self.check_idle()
-
     def release(self, slot: Slot) -> None:
         """Give up a slot for good, to whoever is next."""
         self.free.append(slot)
@@ -165,32 +153,99 @@ class Slots:
     def dispatch(self) -> None:
         """Hand free slots out: to those who resume, then one to a worker for the queue.
 
-        Raises the `RuntimeError` of a thread that cannot be started.
+        Raises the `RuntimeError` of a thread that cannot be started. Whatever is raised
+        in here, by Ctrl-C too, loses nothing: what was taken is in a local variable
+        (see `threads`), and was handed over where `done` or the empty `offer` says so.
         """
         while self.resumers or self.queue:
-            slot = self._take()
-            if slot is None:
-                return
-            if self.resumers:
-                try:
-                    self.resumers.popleft().grant(slot)
-                except IndexError:
-                    self._put_back(slot)
-                continue
-            if not self.queue:
-                self._put_back(slot)
-                continue
+            slot: Slot | None = None
+            resumer: Body | None = None
+            body: Body | None = None
+            pair: tuple[Body, None] | None = None
+            done: list[None] = []
+            offer: list[Job | None] = [self.serve]
             try:
-                body = self.crew.obtain()
-            except BaseException:
-                self._put_back(slot)
+                try:
+                    for slot in self._free_slots:
+                        break
+                except IndexError:
+                    if not self.endless:
+                        return
+                if slot is None:
+                    slot = Slot()
+                    self.all.append(slot)
+                slot.uses += 1
+                if self.resumers:
+                    try:
+                        for resumer in self._next_resumer:
+                            break
+                    except IndexError:
+                        done += map(self.free.append, (slot,))
+                    else:
+                        assert resumer is not None
+                        done += map(setattr, (resumer,), ("slot",), (slot,))
+                        resumer.rouse()
+                    continue
+                if not self.queue:
+                    # Whoever looked meanwhile has seen one slot too few.
+                    done += map(self.free.append, (slot,))
+                    self.check_idle()
+                    continue
+                try:
+                    for pair in self.crew.spare:
+                        break
+                except KeyError:
+                    pass
+                if pair is not None:
+                    body = pair[0]
+                else:
+                    body = self.crew.new()
+                    self.crew.start(body)
+                body.slot = slot
+                body.fresh = True
+                body.hand(offer)
+                # Only now: whoever relies on it must know that it will come.
+                self.woken = body
+                return
+            except BaseException as error:
+                if pair is not None:
+                    body = pair[0]
+                if resumer is not None and done:
+                    resumer.rouse()  # Perhaps once more.
+                elif slot is not None and not done and self._recall(offer):
+                    if resumer is not None:
+                        self.resumers.appendleft(resumer)
+                    if body is not None:
+                        body.slot = None
+                        body.fresh = False
+                        self.crew.put_back(body, self.rest)
+                    self._take_back_slot(slot)
+                if not isinstance(error, Exception):
+                    self.dispatch_or_fail()  # Others may have relied on this.
                 raise
-            body.slot = slot
-            body.fresh = True
-            body.hand(self.serve)
-            # Only now: whoever relies on it must know that it will come.
-            self.woken = body
+
+    @staticmethod
+    def _recall(offer: list[Job | None]) -> bool:
+        """Whether nobody has taken what was offered; now nobody can."""
+        try:
+            offer.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _take_back_slot(self, slot: Slot) -> None:
+        """Have a slot that was taken in vain free again, and those who resume served."""
+        if self.endless and slot not in self.all:
             return
+        self.free.append(slot)
+        # They looked meanwhile, and nobody else looks for them.
+        while self.resumers and self.free:
+            try:
+                slot = self.free.pop()
+            except IndexError:
+                break
+            self.hand_over(slot)
+        self.check_idle()
 
     def dispatch_or_fail(self) -> None:
         """Dispatch where there is no caller to raise to."""
@@ -339,30 +394,49 @@ class Slots:
         except IndexError:
             self.release(slot)
         else:
-            resumer.grant(slot)
+            resumer.slot = slot
+            resumer.rouse()
 
     # Yielding.
 
     def give_away(self, body: Body) -> None:
-        """Give the slot of `body` to whoever is next."""
+        """Give the slot of `body` to whoever is next.
+
+        If it is interrupted, the body has the slot or `resume` gets one.
+        """
         slot = body.slot
         assert slot is not None
+        given: list[None] = []
         self.away.add(body)
-        body.slot = None
-        self.release(slot)
+        try:
+            body.slot = None
+            given += map(self.free.append, (slot,))
+        finally:
+            if not given:
+                body.slot = slot
+        if self.resumers or self.queue:
+            self.dispatch_or_fail()
+        if self._observers:
+            self.check_idle()
 
     def resume(self, body: Body) -> None:
-        """Return when `body` has a slot again. Goes before what has not started."""
-        slot = None if self.resumers else self._take()
-        if slot is not None:
-            body.slot = slot
-        else:
-            self.away.add(body)
-            self.resumers.append(body)
+        """Return when `body` has a slot again. Goes before what has not started.
+
+        To be called again where it was interrupted.
+        """
+        self.away.add(body)
+        while body.slot is None:
+            if not body.asked:
+                body.asked += map(self.resumers.append, (body,))
+            # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
-            seek_slot(body)
-            body.granted.acquire()
-            found_slot(body)
+            if body.slot is None:
+                try:
+                    seek_slot(body)
+                    body.await_slot()
+                finally:
+                    found_slot(body)
+        body.asked.clear()
         self.away.discard(body)
 
     # Outstanding work.
@@ -400,8 +474,8 @@ class Slots:
         if self.idle():
             return True
         observer = _Observer()
-        self._observers[observer] = None
         try:
+            self._observers[observer] = None
             # A Ctrl-C in `submit` may have left something that nobody was woken for.
             if self.is_stalled():
                 self.dispatch_or_fail()
@@ -412,7 +486,7 @@ class Slots:
                 observer.wait(min(max(timeout, 0), threading.TIMEOUT_MAX))
             return observer.satisfied or self.idle()
         finally:
-            del self._observers[observer]
+            self._observers.pop(observer, None)
 
     # The end.
 
@@ -427,9 +501,12 @@ class Slots:
                     owed._revoke()
             while self.queue:
                 try:
-                    self.queue.popleft().cancel()
-                except IndexError:
-                    break
+                    # Queued until it is cancelled, for Ctrl-C may come in between.
+                    future = self.queue[0]
+                    future.cancel()
+                    self.queue.remove(future)
+                except (IndexError, ValueError):
+                    pass  # A worker was first.
             self.check_idle()
         self.crew.end()
 

@@ -27,7 +27,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .futures import PENDING, Future, Sleeper, current, name_of
-from .threads import Crew, Worker
+from .threads import Crew, Job, Worker
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -86,6 +86,8 @@ class Body(Worker):
         self.debts: list[Lend] = []
         #: Where its own slot is.
         self.lend: Lend | None = None
+        #: Not empty from when this body resumes until it has its slot.
+        self.asked: list[None] = []
         #: Released by whoever gives a slot to this body while it resumes.
         self.granted = allocate_lock()
         self.granted.acquire()
@@ -101,15 +103,20 @@ class Body(Worker):
         """Block until `future` is over, lending the slot where that helps."""
         waiting = _Wait([future], ALL_COMPLETED)
         try:
-            waiting.block()
+            waiting.install_and_block()
         finally:
-            waiting.uninstall()
             del future, waiting  # A traceback may hold this frame.
 
-    def grant(self, slot: Slot) -> None:
-        """Give a slot to this body, which resumes; for whoever took it out of `resumers`."""
-        self.slot = slot
-        self.granted.release()
+    def rouse(self) -> None:
+        """Have this body look for the slot that it was given."""
+        try:
+            self.granted.release()
+        except RuntimeError:
+            pass  # It is awake, and looks before it waits.
+
+    def await_slot(self) -> None:
+        while self.slot is None:
+            self.granted.acquire()
 
 
 class Lend:
@@ -211,20 +218,41 @@ class _Wait(Sleeper, _Node):
         self._stops_at_failure = return_when == FIRST_EXCEPTION
         self._needed = 1 if self.any else len(self.pending)
         self._watched: list[AnyFuture] = []
+
+    def install(self) -> None:
+        """Be told of the ends of `pending`, until `uninstall`."""
         for future in self.pending:
             with future._condition:
                 if not future.done():
-                    future._waiters.append(self)  # type: ignore[arg-type]
+                    # First noted: what is not there can be removed, see `uninstall`.
                     self._watched.append(future)
+                    future._waiters.append(self)  # type: ignore[arg-type]
                     continue
             if self._stops_at_failure and not future.cancelled() and future.exception():
                 self._failed = True
             self.finished.append(future)
 
     def uninstall(self) -> None:
-        for future in self._watched:
+        """To be called again where it was interrupted."""
+        while self._watched:
+            future = self._watched[-1]
             with future._condition:
-                future._waiters.remove(self)  # type: ignore[arg-type]
+                waiters: list[Any] = future._waiters
+                if self in waiters:
+                    waiters.remove(self)
+            self._watched.pop()
+
+    def install_and_block(self) -> None:
+        try:
+            try:
+                self.install()
+                self.block()
+            finally:
+                self.uninstall()
+        finally:
+            if self._watched:
+                self.uninstall()  # It was interrupted.
+            del self  # A traceback may hold this frame.
 
     def add_result(self, future: AnyFuture) -> None:
         self.finished.append(future)
@@ -256,9 +284,19 @@ class _Wait(Sleeper, _Node):
             while not self.over():
                 self.lock.acquire()
             return
-        me = body.future
-        held = body.slot is not None
         self.body = body
+        self._held = body.slot is not None
+        try:
+            try:
+                self._block(body.future)
+            finally:
+                self._leave(body)
+        finally:
+            if self.body is not None:
+                self._leave(body)  # It was interrupted.
+            del self  # A traceback may hold this frame.
+
+    def _block(self, me: AnyFuture) -> None:
         try:
             with _graph:
                 if self.over():
@@ -277,21 +315,24 @@ class _Wait(Sleeper, _Node):
                     _check_circle(self)  # For `hold` may have closed one.
                     _lend(self)
         finally:
-            with _graph:
-                _waits.pop(me, None)
-            self.body = None
-            # Its slot may still be with a submission that no longer matters to it.
-            lend = body.lend
-            if lend is not None:
-                # Outstanding, whoever has the slot by now; until `resume` says so.
-                body.slots.away.add(body)
-                lend.abandon()
-            if held and body.slot is None:
-                body.slots.resume(body)
-            elif lend is not None:
-                body.slots.away.discard(body)
-            del me, self  # A traceback may hold this frame.
+            del me, self  # As above.
 
+    def _leave(self, body: Body) -> None:
+        """Have the slot again; to be called again where it was interrupted."""
+        assert body.future is not None
+        with _graph:
+            _waits.pop(body.future, None)
+        # Its slot may still be with a submission that no longer matters to it.
+        lend = body.lend
+        if lend is not None:
+            # Outstanding, whoever has the slot by now; until `resume` says so.
+            body.slots.away.add(body)
+            lend.abandon()
+        if self._held and (body.slot is None or body.asked):
+            body.slots.resume(body)
+        else:
+            body.slots.away.discard(body)
+        self.body = None
 
 def _executing() -> Body | None:
     """The body that the caller is part of; none in an initializer."""
@@ -516,38 +557,86 @@ def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
 
 def _lend_to(giver: Body, future: AnyFuture) -> None:
     """Lend the slot of `giver` to a queued submission or a body that resumes."""
-    body = _resuming.get(future)
-    if body is not None:
-        try:
-            body.slots.resumers.remove(body)
-        except ValueError:
-            return  # It was given a slot in this moment.
-        body.grant(_owe(giver, body))
+    resuming = _resuming.get(future)
+    if resuming is not None:
+        _lend_to_resumer(giver, resuming)
         return
-    slots = giver.slots
-    # First the thread, for without one the submission has to stay where it is.
-    borrower = slots.crew.obtain()
     assert isinstance(future, Future)
-    borrower.future = future  # Before the claim, see `Future.cancel`.
-    fn = future._take()
-    if fn is None:
-        borrower.future = None
-        borrower.hand(slots.rest)  # It was started or cancelled in this moment.
+    slots = giver.slots
+    crew = slots.crew
+    borrower: Body | None = None
+    pair: tuple[Body, None] | None = None
+    fn: Callable[..., Any] | None = None
+    claimed: list[None] = []
+    offer: list[Job | None] = [slots.serve_lent]
+    # What is taken is noted in the step that takes it, as in `Slots.dispatch`.
+    try:
+        # First the thread, for without one the submission has to stay where it is.
+        try:
+            for pair in crew.spare:
+                break
+        except KeyError:
+            pass
+        if pair is not None:
+            borrower = pair[0]
+        else:
+            borrower = crew.new()
+            crew.start(borrower)
+        borrower.future = future  # Before the claim, see `Future.cancel`.
+        fn = getattr(future, "_fn", None)
+        claimed += map(delattr, (future,), ("_fn",))
+        borrower.fn = fn
+        _owe(giver, borrower)
+        borrower.hand(offer)
+    except BaseException as error:
+        if pair is not None:
+            borrower = pair[0]
+        if claimed:
+            # Nobody else will run it. `offer` is empty where it arrived.
+            if offer and borrower is not None:
+                borrower.fn = fn
+                _owe(giver, borrower)
+                borrower.hand(offer)
+        elif borrower is not None:
+            borrower.future = None
+            crew.put_back(borrower, slots.rest)
+        if isinstance(error, AttributeError):
+            return  # It was started or cancelled in this moment.
+        raise
+
+
+def _lend_to_resumer(giver: Body, resuming: Body) -> None:
+    taken: list[None] = []
+    try:
+        taken += map(resuming.slots.resumers.remove, (resuming,))
+        _owe(giver, resuming)
+        resuming.rouse()
+    except ValueError:
+        pass  # It was given a slot in this moment.
+    except BaseException:
+        if taken:
+            _owe(giver, resuming)
+            resuming.rouse()
+        raise
+
+
+def _owe(giver: Body, borrower: Body) -> None:
+    """Have `borrower` the slot of a body that waits, to be given back when it is over.
+
+    To be called again where it was interrupted.
+    """
+    if giver.slot is None:
         return
-    borrower.fn = fn
-    borrower.slot = _owe(giver, borrower)
-    borrower.hand(slots.serve_lent)
-
-
-def _owe(giver: Body, borrower: Body) -> Slot:
-    """Take the slot of a body that waits, to be given back by the borrower."""
-    assert giver.future is not None and giver.slot is not None
+    assert giver.future is not None
     waiting = _waits[giver.future]
     assert isinstance(waiting, _Wait)
-    giver.lend = Lend(giver, waiting)
-    borrower.debts.append(giver.lend)
-    slot, giver.slot = giver.slot, None
-    return slot
+    lend = giver.lend
+    if lend is None:
+        lend = giver.lend = Lend(giver, waiting)
+    if lend not in borrower.debts:
+        borrower.debts.append(lend)
+    borrower.slot = giver.slot
+    giver.slot = None
 
 
 def seek_slot(body: Body) -> None:
@@ -614,21 +703,24 @@ def wait(
         if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
             raise ValueError(f"invalid return condition: {return_when!r}")
         _wait_in_body(futures, return_when)
-        timeout = 0
+        return _divided(futures)
     return concurrent.futures.wait(futures, timeout, return_when)
 
 
 def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
-    done, not_done = concurrent.futures.wait(futures, 0, how)
+    done, not_done = _divided(futures)
     if not not_done or (how == FIRST_COMPLETED and done):
         return
     if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
         return
-    waiting = _Wait(not_done, how)
-    try:
-        waiting.block()
-    finally:
-        waiting.uninstall()
+    _Wait(not_done, how).install_and_block()
+
+
+def _divided(
+    futures: set[concurrent.futures.Future[T]],
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    done = {future for future in futures if future.done()}
+    return concurrent.futures._base.DoneAndNotDoneFutures(done, futures - done)
 
 
 def as_completed(
@@ -655,6 +747,7 @@ def as_completed(
     waiting = _Wait(futures, FIRST_COMPLETED)
     del futures, fs
     try:
+        waiting.install()
         while waiting.pending:
             if not waiting.finished:
                 waiting.block()

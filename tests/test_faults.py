@@ -1,0 +1,361 @@
+"""Every call that the core makes and that can fail is made to fail, at each place in turn.
+
+After each fault: the call raised it or went on, no slot is lost and none is there
+twice, every future is over, nothing is outstanding or counted twice, the threads end.
+"""
+
+from __future__ import annotations
+
+import dis
+import logging
+import re
+import sys
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, ClassVar, NoReturn
+
+import pytest
+from conftest import Starts
+
+import boundedexec
+from boundedexec import CancelledError, Coalescer, Service
+
+PACKAGE = str(Path(boundedexec.__file__).parent)
+
+
+#: Seconds after which what should have happened is lost.
+LIMIT = 10.0
+
+
+class Ledger:
+    """What was submitted in one round, and how often each of it was executed."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.futures: list[Future[Any]] = []
+        self.runs: dict[int, int] = {}
+
+    def body(self, number: int) -> int:
+        self.runs[number] = self.runs.get(number, 0) + 1
+        return number
+
+    def submit(self, number: int) -> Future[int]:
+        future = self.service.submit(self.body, number)
+        self.futures.append(future)
+        return future
+
+
+@contextmanager
+def holding(service: Service, count: int) -> Generator[None]:
+    """Have `count` bodies run on `service` until the block is over."""
+    together, release = threading.Barrier(count + 1), threading.Event()
+
+    def body() -> None:
+        together.wait(LIMIT)
+        release.wait(LIMIT)
+
+    bodies = [service.submit(body) for _ in range(count)]
+    together.wait(LIMIT)
+    try:
+        yield
+    finally:
+        release.set()
+    for each in bodies:
+        each.result(LIMIT)
+
+
+@contextmanager
+def sound(bound: int) -> Generator[tuple[Service, Ledger]]:
+    """A service that is as good as new after the block, whatever happened in it."""
+    # A daemon, so that one which is not does not keep the tests from ending.
+    service = Service(bound, daemon=True)
+    ledger = Ledger(service)
+    yield service, ledger
+    assert service.block_till_done(LIMIT)
+    assert all(future.done() for future in ledger.futures)
+    assert all(count == 1 for count in ledger.runs.values()), ledger.runs
+    # All of the slots are there, and no more.
+    with holding(service, bound or 3):
+        assert not service.block_till_done(0)
+        if bound:
+            more = service.submit(int)
+            assert not more.running() and not more.done()
+    assert service.block_till_done(LIMIT)
+    check_threads_end(service)
+
+
+def check_threads_end(service: Service) -> None:
+    ended = threading.Event()
+
+    def end() -> None:
+        service.shutdown()
+        ended.set()
+
+    threading.Thread(target=end, daemon=True).start()
+    assert ended.wait(LIMIT), f"threads do not end: {threading.enumerate()}"
+
+
+# Ctrl-C.
+
+
+#: The opcodes after which CPython looks for signals.
+LOOKS = "CALL|JUMP_BACKWARD|RESUME" if sys.version_info >= (3, 11) else "CALL|JUMP|POP_JUMP"
+
+
+class CtrlC:
+    """A trace function: raises KeyboardInterrupt at the n-th place in the package's code
+    at which CPython may: after a call, at the start of a function, after a jump.
+    """
+
+    _known: ClassVar[dict[CodeType, set[int]]] = {}
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+        self.delivered: str | None = None
+        #: Where each frame was before.
+        self._before: dict[FrameType, int] = {}
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace = self._local  # First, for else Python 3.13 ignores the other.
+        frame.f_trace_opcodes = True
+        return self._local
+
+    def _local(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "return":
+            self._before.pop(frame, None)
+        if event == "opcode":
+            before = self._before.get(frame)
+            self._before[frame] = frame.f_lasti
+            if before is None or before in self._places(frame.f_code):
+                self._left -= 1
+                if self._left < 0:
+                    file = Path(frame.f_code.co_filename).name
+                    self.delivered = (
+                        f"{frame.f_code.co_name}, {file}:{frame.f_lineno}+{frame.f_lasti}"
+                    )
+                    self._before.clear()
+                    raise KeyboardInterrupt
+        return self._local
+
+    def _places(self, code: CodeType) -> set[int]:
+        """The opcodes in `code` after which CPython looks for signals."""
+        if code not in self._known:
+            self._known[code] = {
+                each.offset
+                for each in dis.get_instructions(code)
+                if re.match(LOOKS, each.opname)
+            }
+        return self._known[code]
+
+
+@contextmanager
+def interrupted(ctrl_c: CtrlC) -> Generator[None]:
+    """Have `ctrl_c` strike in the block, and go on after it."""
+    before = sys.gettrace()
+    # Python 3.12 traces opcodes if it was asked to before `settrace`.
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(ctrl_c)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+
+
+def sweep(round_: Callable[[CtrlC], None]) -> int:
+    """Repeat `round_` with a Ctrl-C one opcode later each time, until there is none."""
+    for at in range(1_000_000):
+        ctrl_c = CtrlC(at)
+        try:
+            round_(ctrl_c)
+        except BaseException:
+            print(f"with Ctrl-C at opcode {at}, in {ctrl_c.delivered}")
+            raise
+        if ctrl_c.delivered is None:
+            return at
+    raise AssertionError
+
+
+@pytest.mark.parametrize("bound", [1, 2, 0])
+@pytest.mark.parametrize("warm", [False, True])
+def test_ctrl_c_in_submit_loses_nothing(bound: int, warm: bool) -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(bound) as (service, ledger):
+            if warm:
+                ledger.submit(0).result(LIMIT)
+                assert service.block_till_done(LIMIT)
+            with interrupted(ctrl_c):
+                ledger.submit(1)
+            ledger.submit(2)
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_submit_while_a_body_resumes_loses_nothing() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(2) as (service, ledger):
+            gone, back = threading.Event(), threading.Event()
+            with holding(service, 1):
+
+                def leave() -> bool:
+                    gone.set()
+                    return back.wait(LIMIT)
+
+                yielding = service.submit(service.yield_slot, leave)
+                assert gone.wait(LIMIT)
+                back.set()
+                with interrupted(ctrl_c):
+                    ledger.submit(1)
+                # Nothing more is submitted that would wake it.
+                assert yielding.result(LIMIT)
+
+    assert sweep(round_) > 10
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_ctrl_c_in_block_till_done_loses_nothing(held: int) -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(2) as (service, ledger):
+            with holding(service, held), interrupted(ctrl_c):
+                assert service.block_till_done(0) is (held == 0)
+            ledger.submit(1)
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_cancel_leaves_no_future_unresolved() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        called: list[object] = []
+        with sound(1) as (service, ledger):
+            with holding(service, 1):
+                plain, watched = ledger.submit(1), ledger.submit(2)
+                watched.add_done_callback(called.append)
+                with interrupted(ctrl_c):
+                    plain.cancel()
+                    watched.cancel()
+        # Not called if it was just about to be.
+        assert called in ([watched], [])
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_shutdown_can_be_followed_by_another() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        service = Service(2, daemon=True)
+        ledger = Ledger(service)
+        for number in range(3):
+            ledger.submit(number)
+        with interrupted(ctrl_c):
+            service.shutdown(cancel_futures=True)
+        check_threads_end(service)
+        assert all(future.done() for future in ledger.futures)
+
+    assert sweep(round_) > 10
+
+
+def in_body(
+    service: Service, ctrl_c: CtrlC, call: Callable[[], object], after: Callable[[], object]
+) -> None:
+    """Have `ctrl_c` strike in `call`, in a body; the body then does `after`."""
+
+    def body() -> None:
+        with interrupted(ctrl_c):
+            call()
+        after()
+
+    service.submit(body).result(LIMIT)
+
+
+def check_held(service: Service, ledger: Ledger) -> None:
+    """In the only body of a Service(1): it has its slot, and it alone."""
+    other = ledger.submit(100)
+    assert not other.running() and not other.done()
+    # Given away, and back.
+    assert service.yield_slot(other.result, LIMIT) == 100
+    # Lent, and back.
+    assert ledger.submit(101).result() == 101
+
+
+def test_ctrl_c_in_a_nested_result_leaves_the_body_its_slot() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(1) as (service, ledger):
+            in_body(
+                service,
+                ctrl_c,
+                lambda: ledger.submit(1).result(),
+                lambda: check_held(service, ledger),
+            )
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_a_wait_for_several_leaves_the_body_its_slot() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(1) as (service, ledger):
+
+            def call() -> None:
+                boundedexec.wait([ledger.submit(number) for number in range(3)])
+
+            in_body(service, ctrl_c, call, lambda: check_held(service, ledger))
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_the_result_of_running_work_removes_the_waiter() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(2) as (service, ledger):
+            release = threading.Event()
+            running = service.submit(release.wait, LIMIT)
+
+            def call() -> None:
+                release.set()
+                running.result()
+
+            in_body(service, ctrl_c, call, lambda: ledger.submit(1).result(LIMIT))
+
+    assert sweep(round_) > 10
+
+
+@pytest.mark.parametrize("form", ["call", "with"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_ctrl_c_in_yield_slot_leaves_the_body_its_slot(form: str, wanted: bool) -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(1) as (service, ledger):
+
+            def call() -> None:
+                other = ledger.submit(1) if wanted else None
+
+                def wait() -> None:
+                    if other is not None:
+                        other.result(LIMIT)
+
+                if form == "call":
+                    service.yield_slot(wait)
+                else:
+                    with service.slot_yielded():
+                        wait()
+
+            in_body(service, ctrl_c, call, lambda: check_held(service, ledger))
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_a_coalescers_submit_loses_nothing() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(1) as (service, _):
+            coalescer: Coalescer[str] = Coalescer(service)
+            with interrupted(ctrl_c):
+                coalescer.submit("a", int)
+            last = coalescer.submit("a", int, "3")
+            assert last.result(LIMIT) == 3
+            assert service.block_till_done(LIMIT)
+            assert len(coalescer) == 0
+
+    assert sweep(round_) > 10
