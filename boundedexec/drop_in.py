@@ -110,7 +110,7 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         daemon: bool = False,
     ) -> None:
         super().__init__(
-            min(32, _cpus() + 4) if max_workers is None else checked_positive(max_workers),
+            default_workers() if max_workers is None else checked_positive(max_workers),
             thread_name_prefix or f"ThreadPoolExecutor-{next(_pools)}",
             initializer,
             initargs,
@@ -120,6 +120,7 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         )
 
 
-def _cpus() -> int:
+def default_workers() -> int:
+    """How many workers a pool has that was made without a number: as many as the stdlib's."""
     process_cpu_count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-    return process_cpu_count() or 1
+    return min(32, (process_cpu_count() or 1) + 4)

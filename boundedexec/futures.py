@@ -506,7 +506,13 @@ class Future(concurrent.futures.Future[T]):
         watch = self._watched()
         sleeper = Sleeper()
         try:
-            watch.waiters.append(sleeper)
+            # Whoever made the Watch holds its lock until it knows whether it came too late.
+            # Without it:
+            # 1. a worker stores the outcome and sees no Watch; another thread publishes one;
+            # 2. this one adds its sleeper, and reads "not finished";
+            # 3. the worker stores FINISHED, and the other finds that it need tell nobody.
+            with watch.lock:
+                watch.waiters.append(sleeper)
             # Published, so look again: who ended it before did not tell us.
             if not self.done():
                 if timeout is None:

@@ -338,14 +338,15 @@ def _results(
 ) -> Iterator[T]:
     # A generator that was never started is dropped without a word, as the stdlib's
     # is: a call of `map` for its effects alone has them all.
+    #
+    # Where one result is between its future and the caller: a local variable would
+    # keep it until the next is asked for.
+    taken: list[T] = []
     try:
         while futures:
             future = futures.popleft()
             try:
-                if end is None:
-                    result = future.result()
-                else:
-                    result = future.result(end - time.monotonic())
+                taken.append(future.result(None if end is None else end - time.monotonic()))
             except BaseException:
                 future.cancel()
                 raise
@@ -357,8 +358,7 @@ def _results(
                     _add(futures, owner, fn, call)
                     break
             del owner
-            yield result
-            del result
+            yield taken.pop()
     finally:
         _cancel(futures)
 

@@ -33,9 +33,9 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report
+from .futures import ENDING, FINISHED, RUNNING, Failure, Future, current, name_of, report
 from .threads import Crew, Job
 from .waiting import Body, Slot, found_slot, seek_slot
 
@@ -353,9 +353,9 @@ class Slots:
         future, fn = body.future, body.fn
         assert future is not None and fn is not None
         if self.broken:
-            future._fail(self._broken_error(), name_of(fn))
-        else:
-            _execute(body, future, fn)
+            future._forget()
+            fn = self._raise_broken
+        _execute(body, future, fn)
         del future, fn
         self._finish(body)
 
@@ -381,7 +381,8 @@ class Slots:
                     slot = None
             self.away.difference_update(debts)
         if slot is None:
-            self.check_idle()
+            if self._observers:
+                self.check_idle()
         elif self.resumers:
             self.hand_over(slot)
         else:
@@ -499,16 +500,39 @@ class Slots:
             for owed in self.away.copy():
                 if isinstance(owed, Future):
                     owed._revoke()
-            while self.queue:
-                try:
-                    # Queued until it is cancelled, for Ctrl-C may come in between.
-                    future = self.queue[0]
-                    future.cancel()
-                    self.queue.remove(future)
-                except (IndexError, ValueError):
-                    pass  # A worker was first.
+            self._cancel_queued()
             self.check_idle()
         self.crew.end()
+
+    def _cancel_queued(self) -> None:
+        """Cancel what is queued, but for as much as there are slots with nothing to run.
+
+        That would run by now, had the threads been quicker. It counts as started, as
+        under the stdlib's pool, whose `submit` waits for its thread.
+        """
+        if self.endless:
+            return
+        busy = sum(body.slot is not None and body.future is not None for body in self.bodies())
+        surplus: list[Future[Any]] = []
+        marker = object()
+
+        def cancel() -> None:
+            while surplus:
+                surplus[-1].cancel()
+                surplus.pop()
+            self.away.discard(marker)
+
+        try:
+            self.away.add(marker)  # Outstanding until their callbacks have run.
+            while len(self.queue) > len(self.all) - busy:
+                try:
+                    surplus += map(deque.pop, (self.queue,))
+                except IndexError:
+                    break
+            cancel()
+        except BaseException:
+            cancel()
+            raise
 
     def retire(self, _: object) -> None:
         """The Service is gone: finish what was accepted."""
@@ -530,6 +554,9 @@ class Slots:
         return BrokenThreadPool(
             "A thread initializer failed, the thread pool is not usable anymore"
         )
+
+    def _raise_broken(self) -> NoReturn:
+        raise self._broken_error()
 
     def _break(self, exception: BaseException) -> None:
         report("exception in initializer:", exception=exception)
@@ -596,14 +623,21 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         trace = exception.__traceback__
         exception.__traceback__ = trace and trace.tb_next
         del trace
-        context.run(future._fail, exception, name_of(fn))
+        future._failure = Failure(exception, name_of(fn), not future._reported)
     else:
         future._result = result
-        future._state = ENDING
-        if future._watch is None:
-            future._state = FINISHED
-        else:
+        del result
+    future._state = ENDING
+    watch = future._watch
+    if watch is None:
+        future._state = FINISHED
+    else:
+        future._close(watch)
+        for debt in body.debts:
+            debt.wake()  # A callback may wait for the lender.
+        if watch.callbacks:
             context.run(future._settle, BaseException)
+        del watch
     if len(body.blank):
         body.blank = Context()
     # Tracebacks lead here through `f_back`: no way from here to the future.

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["DeadlockError", "as_completed", "wait"]
 
 T = TypeVar("T")
+
+# As they were when this was imported: the module's names may be ours by now, see `install`.
+_stdlib_wait = concurrent.futures.wait
+_stdlib_as_completed = concurrent.futures.as_completed
+
 AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 
 
@@ -101,9 +106,12 @@ class Body(Worker):
 
     def wait_for(self, future: Future[Any]) -> None:
         """Block until `future` is over, lending the slot where that helps."""
-        waiting = _Wait([future], ALL_COMPLETED)
+        if self.future is None:
+            future._await_end(None)  # In an initializer.
+            return
+        waiting = _WaitForOne(future)
         try:
-            waiting.install_and_block()
+            waiting.block_once()
         finally:
             del future, waiting  # A traceback may hold this frame.
 
@@ -130,6 +138,10 @@ class Lend:
         # Popped by one of the two: the borrower who is over, the lender who goes on.
         self._open = [None]
         self._returned = False
+
+    def wake(self) -> None:
+        """The submission is over, but the slot is still needed: for its callbacks."""
+        self._wait.wake()
 
     def give_back(self, slot: Slot | None) -> bool:
         """End the lend; the borrower is over. False: the lender went on, keep the slot."""
@@ -191,9 +203,6 @@ class _Node:
     def over(self) -> bool:
         return False
 
-    def unfinished(self) -> int:
-        return len(self.pending)
-
     def queued(self) -> Iterator[Future[Any]]:
         """Those of `pending` that nobody has started."""
         yield from filter(_is_queued, self.pending)
@@ -203,7 +212,134 @@ class _Node:
 
 
 class _Wait(Sleeper, _Node):
-    """A body's wait for futures, told of their ends as the stdlib's waiters are."""
+    """A wait, of a body or of another thread, for one or several futures."""
+
+    def install(self) -> None:
+        """Be told of ends."""
+
+    def uninstall(self) -> None:
+        """Be told of nothing more. To be called again where it was interrupted."""
+
+    def block_once(self) -> None:
+        try:
+            try:
+                self.install()
+                self.block()
+            finally:
+                self.uninstall()
+        except BaseException:
+            self.uninstall()  # Perhaps it was interrupted.
+            raise
+        finally:
+            del self  # A traceback may hold this frame.
+
+    def begin(self, body: Body) -> None:
+        """Raise if it can never end, and have what it waits for started where it can."""
+        _check_circle(self)
+        for owner in self.owners:
+            # A thread may have been wanting, and nothing else would try again.
+            owner.retry()
+        _lend(self)
+
+    def block(self) -> None:
+        """Return when it is over; in a body, with the slot that it had."""
+        body = _executing()
+        if body is None or body.future is None:
+            while not self.over():
+                self.lock.acquire()
+            return
+        self.body = body
+        self._held = body.slot is not None
+        try:
+            try:
+                self._block(body)
+            finally:
+                self._leave(body)
+        finally:
+            if self.body is not None:
+                self._leave(body)  # It was interrupted.
+            del self  # A traceback may hold this frame.
+
+    def _block(self, body: Body) -> None:
+        assert body.future is not None
+        try:
+            with _graph:
+                if self.over():
+                    return
+                _waits[body.future] = self
+                self.begin(body)
+            while True:
+                self.lock.acquire()
+                if self.over():
+                    return
+                with _graph:
+                    _check_circle(self)  # For `hold` may have closed one.
+                    _lend(self)
+        finally:
+            del body, self  # As above.
+
+    def _leave(self, body: Body) -> None:
+        """Have the slot again. To be called again where it was interrupted."""
+        assert body.future is not None
+        with _graph:
+            _waits.pop(body.future, None)
+        # Its slot may still be with a submission that no longer matters to it.
+        lend = body.lend
+        if lend is not None:
+            # Outstanding, whoever has the slot by now; until `resume` says so.
+            body.slots.away.add(body)
+            lend.abandon()
+        if self._held and (body.slot is None or body.asked):
+            body.slots.resume(body)
+        else:
+            body.slots.away.discard(body)
+        self.body = None
+
+
+class _WaitForOne(_Wait):
+    """A body's wait for one future. A submission to which its slot can be lent right
+    away need not tell it of its end: that is when the slot comes back."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        Sleeper.__init__(self)
+        self.pending = {future: None}
+        self._future = future
+        self._watching = False
+
+    @property
+    def owners(self) -> list[Any]:  # type: ignore[override]
+        return [self._future._owner] if self._future._owner is not None else []
+
+    def begin(self, body: Body) -> None:
+        future = self._future
+        # What is queued waits for nobody: no circle.
+        if _can_give(self, future._owner) and _is_queued(future) and _lend_to(body, future):
+            return
+        with future._condition:
+            if future.done():
+                self.wake()
+                return
+            self._watching = True
+            future._watched().waiters.append(self)
+        super().begin(body)
+
+    def uninstall(self) -> None:
+        if self._watching:
+            with self._future._condition:
+                waiters = self._future._watched().waiters
+                if self in waiters:
+                    waiters.remove(self)
+
+    def queued(self) -> Iterator[Future[Any]]:
+        if _is_queued(self._future):
+            yield self._future
+
+    def over(self) -> bool:
+        return self._future.done()
+
+
+class _WaitForSeveral(_Wait):
+    """A wait that is told of the futures' ends as the stdlib's waiters are."""
 
     def __init__(self, futures: Iterable[AnyFuture], return_when: str) -> None:
         # In the order of submission, which is the order in which slots are lent.
@@ -220,11 +356,9 @@ class _Wait(Sleeper, _Node):
         self._watched: list[AnyFuture] = []
 
     def install(self) -> None:
-        """Be told of the ends of `pending`, until `uninstall`."""
         for future in self.pending:
             with future._condition:
                 if not future.done():
-                    # First noted: what is not there can be removed, see `uninstall`.
                     self._watched.append(future)
                     future._waiters.append(self)  # type: ignore[arg-type]
                     continue
@@ -233,7 +367,6 @@ class _Wait(Sleeper, _Node):
             self.finished.append(future)
 
     def uninstall(self) -> None:
-        """To be called again where it was interrupted."""
         while self._watched:
             future = self._watched[-1]
             with future._condition:
@@ -241,18 +374,6 @@ class _Wait(Sleeper, _Node):
                 if self in waiters:
                     waiters.remove(self)
             self._watched.pop()
-
-    def install_and_block(self) -> None:
-        try:
-            try:
-                self.install()
-                self.block()
-            finally:
-                self.uninstall()
-        finally:
-            if self._watched:
-                self.uninstall()  # It was interrupted.
-            del self  # A traceback may hold this frame.
 
     def add_result(self, future: AnyFuture) -> None:
         self.finished.append(future)
@@ -274,65 +395,6 @@ class _Wait(Sleeper, _Node):
     def over(self) -> bool:
         return len(self.finished) >= self._needed or self._failed
 
-    def unfinished(self) -> int:
-        return len(self.pending) - len(self.finished)
-
-    def block(self) -> None:
-        """Return when it is over; in a body, with the slot that it had."""
-        body = _executing()
-        if body is None or body.future is None:
-            while not self.over():
-                self.lock.acquire()
-            return
-        self.body = body
-        self._held = body.slot is not None
-        try:
-            try:
-                self._block(body.future)
-            finally:
-                self._leave(body)
-        finally:
-            if self.body is not None:
-                self._leave(body)  # It was interrupted.
-            del self  # A traceback may hold this frame.
-
-    def _block(self, me: AnyFuture) -> None:
-        try:
-            with _graph:
-                if self.over():
-                    return
-                _waits[me] = self
-                _check_circle(self)
-                for owner in self.owners:
-                    # A thread may have been wanting, and nothing else would try again.
-                    owner.retry()
-                _lend(self)
-            while True:
-                self.lock.acquire()
-                if self.over():
-                    return
-                with _graph:
-                    _check_circle(self)  # For `hold` may have closed one.
-                    _lend(self)
-        finally:
-            del me, self  # As above.
-
-    def _leave(self, body: Body) -> None:
-        """Have the slot again; to be called again where it was interrupted."""
-        assert body.future is not None
-        with _graph:
-            _waits.pop(body.future, None)
-        # Its slot may still be with a submission that no longer matters to it.
-        lend = body.lend
-        if lend is not None:
-            # Outstanding, whoever has the slot by now; until `resume` says so.
-            body.slots.away.add(body)
-            lend.abandon()
-        if self._held and (body.slot is None or body.asked):
-            body.slots.resume(body)
-        else:
-            body.slots.away.discard(body)
-        self.body = None
 
 def _executing() -> Body | None:
     """The body that the caller is part of; none in an initializer."""
@@ -423,6 +485,9 @@ def _check_circle(start: _Wait) -> None:
     leads, can_end = _explore(start, past_queues=False)
     if start in can_end:
         return
+    if start.body is not None and start.body.future is not None:
+        # Still under the lock: the others of the circle need not raise then.
+        _waits.pop(start.body.future, None)
     names: list[str] = []
     seen: set[_Place] = set()
     node: _Place = start
@@ -555,12 +620,14 @@ def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
             todo.append(dependent)
 
 
-def _lend_to(giver: Body, future: AnyFuture) -> None:
-    """Lend the slot of `giver` to a queued submission or a body that resumes."""
+def _lend_to(giver: Body, future: AnyFuture) -> bool:
+    """Lend the slot of `giver` to a queued submission or a body that resumes.
+
+    False: it needs none any more.
+    """
     resuming = _resuming.get(future)
     if resuming is not None:
-        _lend_to_resumer(giver, resuming)
-        return
+        return _lend_to_resumer(giver, resuming)
     assert isinstance(future, Future)
     slots = giver.slots
     crew = slots.crew
@@ -588,6 +655,7 @@ def _lend_to(giver: Body, future: AnyFuture) -> None:
         borrower.fn = fn
         _owe(giver, borrower)
         borrower.hand(offer)
+        return True
     except BaseException as error:
         if pair is not None:
             borrower = pair[0]
@@ -601,18 +669,19 @@ def _lend_to(giver: Body, future: AnyFuture) -> None:
             borrower.future = None
             crew.put_back(borrower, slots.rest)
         if isinstance(error, AttributeError):
-            return  # It was started or cancelled in this moment.
+            return False  # It was started or cancelled in this moment.
         raise
 
 
-def _lend_to_resumer(giver: Body, resuming: Body) -> None:
+def _lend_to_resumer(giver: Body, resuming: Body) -> bool:
     taken: list[None] = []
     try:
         taken += map(resuming.slots.resumers.remove, (resuming,))
         _owe(giver, resuming)
         resuming.rouse()
+        return True
     except ValueError:
-        pass  # It was given a slot in this moment.
+        return False  # It was given a slot in this moment.
     except BaseException:
         if taken:
             _owe(giver, resuming)
@@ -659,19 +728,25 @@ def found_slot(body: Body) -> None:
 def hold(future: AnyFuture, other: AnyFuture) -> None:
     """Say that `future` cannot be over before `other` is. Takes no lock."""
     let_go(future)
-    _holds[future] = _Node({other: None})
+    # In this order, for `let_go` finds the way back by what it takes out of `_holds`.
     _held_up[other] = future
-    # Whoever waits for it looks again whether there is something to lend to.
-    for waiting in _those_waiting_for(future):
-        waiting.wake()
+    _holds[future] = _Node({other: None})
+    # Whoever waits for it looks again whether there is something to lend to: for
+    # those, too, who wait for them in turn.
+    dependents = [future]
+    for dependent in dependents:
+        if dependent in _held_up:
+            dependents.append(_held_up[dependent])
+    for waiting in list(_waits.values()):
+        if not waiting.pending.keys().isdisjoint(dependents):
+            waiting.wake()
 
 
-def let_go(future: AnyFuture) -> None:
-    """Undo `hold`. Takes no lock."""
+def let_go(future: AnyFuture, *others: AnyFuture) -> None:
+    """Undo `hold`, by whichever of `others` it may have been. Takes no lock."""
     node = _holds.pop(future, None)
-    if node is not None:
-        for other in node.pending:
-            _held_up.pop(other, None)
+    for other in others if node is None else (*others, *node.pending):
+        _held_up.pop(other, None)
 
 
 def _forget_all() -> None:
@@ -704,7 +779,7 @@ def wait(
             raise ValueError(f"invalid return condition: {return_when!r}")
         _wait_in_body(futures, return_when)
         return _divided(futures)
-    return concurrent.futures.wait(futures, timeout, return_when)
+    return _stdlib_wait(futures, timeout, return_when)
 
 
 def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
@@ -713,12 +788,13 @@ def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
         return
     if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
         return
-    _Wait(not_done, how).install_and_block()
+    _WaitForSeveral(not_done, how).block_once()
 
 
 def _divided(
     futures: set[concurrent.futures.Future[T]],
 ) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    # Not the stdlib's: a Ctrl-C there can leave every future locked.
     done = {future for future in futures if future.done()}
     return concurrent.futures._base.DoneAndNotDoneFutures(done, futures - done)
 
@@ -735,7 +811,7 @@ def as_completed(
     futures = set(fs)
     if timeout is not None:
         try:
-            yield from concurrent.futures.as_completed(futures, timeout)
+            yield from _stdlib_as_completed(futures, timeout)
         except concurrent.futures.TimeoutError as error:
             if _executing() and any(f._why_late(None) for f in futures if isinstance(f, Future)):
                 raise concurrent.futures.TimeoutError(
@@ -744,7 +820,7 @@ def as_completed(
                 ) from None
             raise
         return
-    waiting = _Wait(futures, FIRST_COMPLETED)
+    waiting = _WaitForSeveral(futures, FIRST_COMPLETED)
     del futures, fs
     try:
         waiting.install()

@@ -679,6 +679,15 @@ def test_map_with_a_buffersize_ends_when_its_service_is_gone() -> None:
     assert list(iterator) == [1] * 4
 
 
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_the_iterator_of_map_keeps_no_result_that_it_gave(buffersize: int | None) -> None:
+    with Service(2) as service:
+        for thing in service.map(Thing(), range(10), buffersize=buffersize):
+            kept = [weakref.ref(thing)]
+            del thing
+            wait_until(partial(all_gone, kept))
+
+
 def test_map_goes_through_submit() -> None:
     class Counting(Service):
         count = 0
@@ -867,6 +876,32 @@ def test_shutdown_with_cancel_futures_cancels_what_has_not_started() -> None:
         assert told.get(timeout=LIMIT) is futures[0]
     service.shutdown()
     assert ran == []
+
+
+@pytest.mark.parametrize("bound", [1, 5])
+def test_cancel_futures_spares_what_only_waits_for_its_thread(bound: int) -> None:
+    # The threads that it takes are idle, or about to start: as under the stdlib's
+    # pool, where `submit` waits for its thread, it counts as started.
+    for warm in range(bound + 1):
+        service = Service(bound)
+        ran: list[int] = []
+        if warm:
+            with holding(service, warm):
+                pass
+            assert service.block_till_done(LIMIT)
+        futures = [service.submit(ran.append, i) for i in range(100)]
+        service.shutdown(cancel_futures=True)
+        assert not any(future.cancelled() for future in futures[:bound])
+        assert futures[-1].cancelled() or len(ran) == 100
+        assert all(future.done() for future in futures)
+        assert sorted(ran) == [i for i in range(100) if not futures[i].cancelled()]
+
+
+def test_an_unbounded_service_has_nothing_that_has_not_started_to_cancel() -> None:
+    service = Service.unbounded()
+    futures = [service.submit(int) for _ in range(10)]
+    service.shutdown(cancel_futures=True)
+    assert [future.result(LIMIT) for future in futures] == [0] * 10
 
 
 def test_what_was_accepted_may_lend_and_yield_after_shutdown() -> None:
