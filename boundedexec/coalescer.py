@@ -191,12 +191,20 @@ class _Run(Generic[K]):
 
     def on_inner_done(self, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it. On a Service that is news only if it never ran."""
-        if not self.coalescer._ran_as_body(inner):
-            following = self.coalescer._next(self)
-            self.take_outcome(inner)
-            if following is not None and _may_hold_a_lock(inner):
-                following = self._hand_over_elsewhere(following)
-            self.go_on(following)
+        if self.coalescer._ran_as_body(inner):
+            return
+        try:
+            self._follow(inner)
+        except BaseException:
+            self._follow(inner)  # A Ctrl-C in a `cancel`.
+            raise
+
+    def _follow(self, inner: concurrent.futures.Future[Any]) -> None:
+        following = self.coalescer._next(self)
+        self.take_outcome(inner)
+        if following is not None and _may_hold_a_lock(inner):
+            following = self._hand_over_elsewhere(following)
+        self.go_on(following)
 
     def _hand_over_elsewhere(self, following: _Run[K]) -> _Run[K] | None:
         """Hand over on a thread of its own; what is left to do here."""
@@ -265,11 +273,22 @@ class _RunFuture(Future[Any]):
         if run.shared and not even_shared:
             return False
         inner = run.inner
-        work = run.links.setdefault("work", _CANCELLED)
-        if work is not _CANCELLED:
-            # Started; but another executor to which it was handed may still be able to.
-            taken = isinstance(work, _Work) and work.call is None
-            return taken and inner is not None and inner.cancel()
+        try:
+            work = run.links.setdefault("work", _CANCELLED)
+            if work is not _CANCELLED:
+                # Started; but another executor to which it was handed may still be able to.
+                taken = isinstance(work, _Work) and work.call is None
+                return taken and inner is not None and inner.cancel()
+            self._withdraw(run)
+        except BaseException:
+            # A Ctrl-C: nobody else would finish it.
+            if run.was_cancelled():
+                self._withdraw(run)
+            raise
+        return True
+
+    def _withdraw(self, run: _Run[Any]) -> None:
+        """Finish as cancelled; for whoever has cancelled `run`. Harmless when repeated."""
         run.latest = None
         owner = self._owner
         assert owner is not None
@@ -281,7 +300,6 @@ class _RunFuture(Future[Any]):
             inner.cancel()
         owner.away.discard(self)
         owner.check_idle()
-        return True
 
     def running(self) -> bool:
         run = self._run
@@ -437,12 +455,15 @@ class Coalescer(Generic[K]):
             following: Any = run.links.get("next")
             if following is _OVER:
                 return None
+            first = self._runs.get(run.key) is run  # Else it was interrupted in here.
             if following is not None:
-                self._runs[run.key] = following
+                if first:
+                    self._runs[run.key] = following
             else:
                 # First out of sight and then over: who finds it over must not find
                 # it again.
-                self._runs.pop(run.key, None)
+                if first:
+                    self._runs.pop(run.key)
                 following = run.links.setdefault("next", _OVER)
                 if following is _OVER or not self._enter(following, None)[1]:
                     return None

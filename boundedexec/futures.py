@@ -57,10 +57,16 @@ _HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 _logger = logging.getLogger("boundedexec")
 
 
-def report(message: str, *args: object, exception: BaseException) -> None:
+def report(
+    message: str,
+    *args: object,
+    exception: BaseException,
+    # Not a global's: when the interpreter ends those may be gone.
+    log: Callable[..., None] = _logger.error,
+) -> None:
     """Log a failure that has no caller to be raised to; a broken handler ends here."""
     try:
-        _logger.error(message, *args, exc_info=exception)
+        log(message, *args, exc_info=exception)
     except BaseException:
         pass
 
@@ -183,7 +189,7 @@ class Failure:
         self.name = name
         self.asked = asked
 
-    def __del__(self) -> None:
+    def __del__(self, report: Callable[..., None] = report) -> None:
         if not self.asked:
             report(
                 "nobody asked for the exception of %s: %r",

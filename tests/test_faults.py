@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import dis
 import logging
+import os
+import random
 import re
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -359,3 +363,92 @@ def test_ctrl_c_in_a_coalescers_submit_loses_nothing() -> None:
             assert len(coalescer) == 0
 
     assert sweep(round_) > 10
+
+
+# Real signals.
+
+STORM = """
+import faulthandler, random, signal, sys, threading, traceback
+from boundedexec import Coalescer, Service
+
+faulthandler.dump_traceback_later(100, exit=True)
+seed, rounds = int(sys.argv[1]), int(sys.argv[2])
+chance = random.Random(seed)
+landed = 0
+
+
+def ctrl_c(*_):
+    raise KeyboardInterrupt
+
+
+signal.signal(signal.SIGALRM, ctrl_c)
+
+
+def check(service, bound):
+    together = threading.Barrier(bound + 1)
+    assert service.block_till_done(10), (seed, "outstanding")
+    bodies = [service.submit(together.wait, 10) for _ in range(bound)]
+    together.wait(10)
+    assert service.block_till_done(10)
+
+
+for number in range(rounds):
+    bound = chance.choice([1, 2, 3])
+    service = Service(bound, idle_timeout=chance.choice([0, 0.001, None]))
+    coalescer = Coalescer(service)
+    futures = []
+
+    def use():
+        for _ in range(chance.randrange(1, 4)):
+            futures.append(service.submit(int))
+            futures.append(coalescer.submit(_ % 2, int))
+            futures[chance.randrange(len(futures))].cancel()
+            if chance.random() < 0.3:
+                service.block_till_done(0)
+            if chance.random() < 0.2 and not futures[-1].cancelled():
+                futures[-1].result()
+
+    for _ in range(20):
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 3e-4))
+                # Not `while`: Python 3.13.0 can let its jump out of the `try`. And an end,
+                # for a Ctrl-C in a `__del__` is ignored.
+                for _ in range(200):
+                    use()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt as interrupt:
+            frames = traceback.extract_tb(interrupt.__traceback__)
+            landed += any("boundedexec" in frame.filename for frame in frames)
+    try:
+        check(service, bound)
+        for future in futures:
+            assert future.done()
+        assert not len(coalescer)
+        service.shutdown()
+    except BaseException:
+        print("seed", seed, "round", number, flush=True)
+        raise
+print(landed)
+"""
+
+
+def storm(seed: int, rounds: int) -> int:
+    root = str(Path(boundedexec.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", STORM, str(seed), str(rounds)],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
+    return int(done.stdout.split()[-1])
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+def test_real_signals_that_raise_lose_nothing() -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    assert storm(seed, 15) > 100
