@@ -284,6 +284,9 @@ class _RunFuture(Future[Any]):
             # A Ctrl-C: nobody else would finish it.
             if run.was_cancelled():
                 self._withdraw(run)
+                inner = run.inner
+                if inner is not None and inner.done():
+                    run.on_inner_done(inner)  # It may have been interrupted, too.
             raise
         return True
 

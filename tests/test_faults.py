@@ -7,6 +7,8 @@ twice, every future is over, nothing is outstanding or counted twice, the thread
 from __future__ import annotations
 
 import dis
+import itertools
+import logging
 import logging
 import os
 import random
@@ -26,7 +28,7 @@ import pytest
 from conftest import Starts
 
 import boundedexec
-from boundedexec import CancelledError, Coalescer, Service
+from boundedexec import BrokenThreadPool, Coalescer, Service
 
 PACKAGE = str(Path(boundedexec.__file__).parent)
 
@@ -73,10 +75,10 @@ def holding(service: Service, count: int) -> Generator[None]:
 
 
 @contextmanager
-def sound(bound: int) -> Generator[tuple[Service, Ledger]]:
+def sound(bound: int, idle_timeout: float | None = 10.0) -> Generator[tuple[Service, Ledger]]:
     """A service that is as good as new after the block, whatever happened in it."""
     # A daemon, so that one which is not does not keep the tests from ending.
-    service = Service(bound, daemon=True)
+    service = Service(bound, idle_timeout=idle_timeout, daemon=True)
     ledger = Ledger(service)
     yield service, ledger
     assert service.block_till_done(LIMIT)
@@ -363,6 +365,137 @@ def test_ctrl_c_in_a_coalescers_submit_loses_nothing() -> None:
             assert len(coalescer) == 0
 
     assert sweep(round_) > 10
+
+
+# Threads that do not start.
+
+
+def use_everything(service: Service, ledger: Ledger) -> None:
+    """What may raise because a thread does not start does so, and the rest goes on."""
+
+    def nested() -> None:
+        try:
+            ledger.submit(next(numbers)).result()
+        except RuntimeError:
+            pass
+        service.yield_slot(int)
+        with service.slot_yielded():
+            pass
+
+    numbers = itertools.count(1)
+    coalescer: Coalescer[int] = Coalescer(service)
+    more: list[Future[Any]] = []
+    for number in range(4):
+        for submit in (
+            lambda: ledger.submit(next(numbers)),
+            lambda: service.submit(nested),
+            lambda number=number: coalescer.submit(number % 2, int),
+        ):
+            try:
+                more.append(submit())
+            except RuntimeError:
+                pass
+    for future in more:
+        assert isinstance(future.exception(LIMIT), (RuntimeError, type(None)))
+    assert service.block_till_done(LIMIT)
+    assert len(coalescer) == 0
+
+
+@pytest.mark.parametrize("bound", [1, 2, 0])
+@pytest.mark.parametrize("idle_timeout", [0, None])
+@pytest.mark.parametrize("length", [1, 3, 1000])
+def test_a_thread_that_cannot_be_started_loses_nothing(
+    starts: Starts, bound: int, idle_timeout: float | None, length: int
+) -> None:
+    for at in range(1000):
+        count = itertools.count()
+        failed: list[int] = []
+
+        def failing(at: int = at, count: Any = count, failed: list[int] = failed) -> bool:
+            number = next(count)
+            if at <= number < at + length:
+                failed.append(number)
+            return bool(failed) and failed[-1] == number
+
+        with sound(bound, idle_timeout) as (service, ledger):
+            starts.failing = failing
+            use_everything(service, ledger)
+            starts.fail(False)
+        if not failed:
+            break
+    # Idle threads may be reused, or not; at the least the first start has failed.
+    assert at >= 1
+
+
+# Callbacks and log handlers that raise.
+
+
+class Oops(BaseException):
+    """Derives from nothing that anybody catches by chance."""
+
+
+def raising(exception: BaseException) -> Callable[..., NoReturn]:
+    def raise_it(*_: object) -> NoReturn:
+        raise exception
+
+    return raise_it
+
+
+@contextmanager
+def broken_log(exception: BaseException) -> Generator[None]:
+    handler = logging.Handler()
+    handler.emit = raising(exception)  # type: ignore[method-assign]
+    logger = logging.getLogger("boundedexec")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("log", [OSError(), SystemExit(), Oops()])
+@pytest.mark.parametrize("exception", [ValueError(), SystemExit(), KeyboardInterrupt(), Oops()])
+def test_callbacks_and_logs_that_raise_lose_nothing(
+    exception: BaseException, log: BaseException
+) -> None:
+    called: list[Future[Any]] = []
+    with sound(2) as (service, ledger), broken_log(log):
+        # A body's callbacks, and what follows one that raises.
+        with holding(service, 2):
+            future = ledger.submit(1)
+            future.add_done_callback(raising(exception))
+            future.add_done_callback(called.append)
+            # Where nobody asks it is said.
+            service.submit(raising(exception))
+            lost = ledger.submit(2)
+            lost.add_done_callback(raising(exception))
+            lost.add_done_callback(called.append)
+            try:
+                assert lost.cancel()
+            except BaseException as raised:
+                # Only what is no Exception comes out of `cancel`, as in the stdlib.
+                assert raised is exception and not isinstance(exception, Exception)
+            assert lost.cancelled()
+        assert future.result(LIMIT) == 1
+        assert service.block_till_done(LIMIT)
+    assert future in called
+
+
+@pytest.mark.parametrize("exception", [ValueError(), SystemExit(), Oops()])
+def test_an_initializer_and_a_log_that_raise_leave_nothing_outstanding(
+    exception: BaseException,
+) -> None:
+    with broken_log(Oops()):
+        service = Service(2, initializer=raising(exception), daemon=True)
+        futures: list[Future[int]] = []
+        try:
+            futures += [service.submit(int) for _ in range(5)]
+        except BrokenThreadPool:
+            pass
+        for future in futures:
+            assert isinstance(future.exception(LIMIT), BrokenThreadPool)
+        assert service.block_till_done(LIMIT)
+        check_threads_end(service)
 
 
 # Real signals.
