@@ -313,8 +313,9 @@ class Future(concurrent.futures.Future[T]):
             if self._state is FINISHED or self._state is CANCELLED:
                 return
             failure = self._failure
+            waiters = watch.waiters.copy()  # First, for there may be no memory for it.
             self._state = CANCELLED if failure is CANCELLATION else FINISHED
-            for waiter in watch.waiters.copy():
+            for waiter in waiters:
                 if failure is None:
                     waiter.add_result(self)
                 elif failure is CANCELLATION:

@@ -144,11 +144,22 @@ class Slots:
 
     def release(self, slot: Slot) -> None:
         """Give up a slot for good, to whoever is next."""
-        self.free.append(slot)
+        try:
+            self.free.append(slot)
+        except MemoryError:
+            self._insist(slot)
         if self.resumers or self.queue:
             self.dispatch_or_fail()
         if self._observers:
             self.check_idle()
+
+    def _insist(self, slot: Slot) -> None:
+        while True:
+            try:
+                self.free.append(slot)
+                return
+            except MemoryError:
+                pass  # Else it were lost for good.
 
     def dispatch(self) -> None:
         """Hand free slots out: to those who resume, then one to a worker for the queue.
@@ -362,6 +373,19 @@ class Slots:
     def rest(self, body: Body) -> None:
         """The job of a worker that was obtained in vain."""
         self.crew.park(body)
+
+    def rescue(self, body: Body, exception: BaseException) -> None:
+        """Fail the submission whose thread could not go on, and have the slot again."""
+        future = body.future
+        if future is not None and not future.done():
+            if future._state is ENDING and future._watch is not None:
+                future._settle(BaseException)
+            else:
+                future._fail(exception, "a submission whose thread could not go on")
+        if body.slot is not None or body.debts:
+            self._finish(body)
+        elif body.future is None:
+            self.crew.park(body)  # Harmless if it is.
 
     def _finish(self, body: Body) -> None:
         """Keep nothing of the last body, park, and give the slot up."""

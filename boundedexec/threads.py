@@ -102,7 +102,10 @@ class Worker(threading.Thread):
             job = self.next_offered()
             while job is not None:
                 # No longer offered: the job parks this thread, and the next may arrive.
-                job(self)
+                try:
+                    job(self)
+                except BaseException as exception:
+                    self.rescue(exception)
                 del job
                 job = crew.next_job(self)
         finally:
@@ -110,6 +113,10 @@ class Worker(threading.Thread):
             crew.workers.pop(self, None)
             self._ended.release()
             crew.ended()
+
+    def rescue(self, exception: BaseException) -> None:
+        """Lose nothing where a job raised: for want of memory, for it is not to."""
+        raise exception
 
     def next_offered(self) -> Job | None:
         """The job for which this thread was woken; waits where it was woken in vain."""

@@ -73,6 +73,7 @@ class Lender(Protocol):
     def resume(self, body: Body, /) -> None: ...
     def serve_lent(self, body: Any, /) -> None: ...
     def rest(self, body: Any, /) -> None: ...
+    def rescue(self, body: Any, exception: BaseException, /) -> None: ...
 
 
 class Body(Worker):
@@ -103,6 +104,9 @@ class Body(Worker):
             super()._main()
         finally:
             current.body = None
+
+    def rescue(self, exception: BaseException) -> None:
+        self.slots.rescue(self, exception)
 
     def wait_for(self, future: Future[Any]) -> None:
         """Block until `future` is over, lending the slot where that helps."""
