@@ -124,12 +124,11 @@ class _Run(Generic[K]):
         return not self.closing or self.links.setdefault("work", work) is work
 
     def settle(self) -> _Call | None:
-        """Close the run; what it executes, None if it was cancelled."""
+        """Close the run; what it executes, None if it was cancelled or settled before."""
         self.closing = True
         work = self.links.setdefault("work", self.latest)
-        if work is _CANCELLED:
+        if not isinstance(work, _Work) or work.call is None:
             return None
-        assert isinstance(work, _Work) and work.call is not None
         # Nothing of it stays but its identity, by which its submit may be about to
         # learn that it has joined.
         call, work.call = work.call, None
@@ -161,6 +160,8 @@ class _Run(Generic[K]):
             call = self.again = self.again or self.settle()
         else:
             call = self.settle()
+            if call is None and not self.was_cancelled():
+                return None  # Handed over once more, see `Coalescer._mend`.
         if body is not None and call is not None:
             body.fn = call.fn
         if self.coalescer._by_callbacks:
@@ -190,12 +191,20 @@ class _Run(Generic[K]):
 
     def on_inner_done(self, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it. On a Service that is news only if it never ran."""
-        if not self.coalescer._ran_as_body(inner):
-            following = self.coalescer._next(self)
-            self.take_outcome(inner)
-            if following is not None and _may_hold_a_lock(inner):
-                following = self._hand_over_elsewhere(following)
-            self.go_on(following)
+        if self.coalescer._ran_as_body(inner):
+            return
+        try:
+            self._follow(inner)
+        except BaseException:
+            self._follow(inner)  # A Ctrl-C in a `cancel`.
+            raise
+
+    def _follow(self, inner: concurrent.futures.Future[Any]) -> None:
+        following = self.coalescer._next(self)
+        self.take_outcome(inner)
+        if following is not None and _may_hold_a_lock(inner):
+            following = self._hand_over_elsewhere(following)
+        self.go_on(following)
 
     def _hand_over_elsewhere(self, following: _Run[K]) -> _Run[K] | None:
         """Hand over on a thread of its own; what is left to do here."""
@@ -264,11 +273,25 @@ class _RunFuture(Future[Any]):
         if run.shared and not even_shared:
             return False
         inner = run.inner
-        work = run.links.setdefault("work", _CANCELLED)
-        if work is not _CANCELLED:
-            # Started; but another executor to which it was handed may still be able to.
-            taken = isinstance(work, _Work) and work.call is None
-            return taken and inner is not None and inner.cancel()
+        try:
+            work = run.links.setdefault("work", _CANCELLED)
+            if work is not _CANCELLED:
+                # Started; but another executor to which it was handed may still be able to.
+                taken = isinstance(work, _Work) and work.call is None
+                return taken and inner is not None and inner.cancel()
+            self._withdraw(run)
+        except BaseException:
+            # A Ctrl-C: nobody else would finish it.
+            if run.was_cancelled():
+                self._withdraw(run)
+                inner = run.inner
+                if inner is not None and inner.done():
+                    run.on_inner_done(inner)  # It may have been interrupted, too.
+            raise
+        return True
+
+    def _withdraw(self, run: _Run[Any]) -> None:
+        """Finish as cancelled; for whoever has cancelled `run`. Harmless when repeated."""
         run.latest = None
         owner = self._owner
         assert owner is not None
@@ -280,7 +303,6 @@ class _RunFuture(Future[Any]):
             inner.cancel()
         owner.away.discard(self)
         owner.check_idle()
-        return True
 
     def running(self) -> bool:
         run = self._run
@@ -364,15 +386,34 @@ class Coalescer(Generic[K]):
                 return joined
             line = line.links.get("next")
         run = _Run(self, key, work)
-        # Outstanding before anybody can join it.
-        self._era.away.add(run.future)
-        entered, first = self._enter(run, work)
-        if first:
-            self._hand_over(run, owed=False)
-        elif entered is not run:
-            self._queued_or_gone(run)
+        try:
+            # Outstanding before anybody can join it.
+            self._era.away.add(run.future)
+            entered, first = self._enter(run, work)
+            if first:
+                self._hand_over(run, owed=False)
+            elif entered is not run:
+                self._queued_or_gone(run)
+        except BaseException:
+            self._mend(run)
+            raise
         future: Future[T] = entered.future
         return future
+
+    def _mend(self, run: _Run[K]) -> None:
+        """Finish what a Ctrl-C in `submit` left undone.
+
+        Where the executor may have been given the run already, it is given it again:
+        only the first call of it does anything.
+        """
+        line: Any = self._runs.get(run.key)
+        if line is run and run.inner is None and not run.future.done():
+            self._hand_over(run, owed=True)
+            return
+        while line is not None and line is not _OVER and line is not run:
+            line = line.links.get("next")
+        if line is not run or run.inner is not None:
+            self._queued_or_gone(run)
 
     def _enter(self, run: _Run[K], work: _Work | None) -> tuple[_Run[K], bool]:
         """Join the first run of the line that has not started, else end it with `run`.
@@ -419,12 +460,15 @@ class Coalescer(Generic[K]):
             following: Any = run.links.get("next")
             if following is _OVER:
                 return None
+            first = self._runs.get(run.key) is run  # Else it was interrupted in here.
             if following is not None:
-                self._runs[run.key] = following
+                if first:
+                    self._runs[run.key] = following
             else:
                 # First out of sight and then over: who finds it over must not find
                 # it again.
-                self._runs.pop(run.key, None)
+                if first:
+                    self._runs.pop(run.key)
                 following = run.links.setdefault("next", _OVER)
                 if following is _OVER or not self._enter(following, None)[1]:
                     return None

@@ -57,10 +57,16 @@ _HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 _logger = logging.getLogger("boundedexec")
 
 
-def report(message: str, *args: object, exception: BaseException) -> None:
+def report(
+    message: str,
+    *args: object,
+    exception: BaseException,
+    # Not a global's: when the interpreter ends those may be gone.
+    log: Callable[..., None] = _logger.error,
+) -> None:
     """Log a failure that has no caller to be raised to; a broken handler ends here."""
     try:
-        _logger.error(message, *args, exc_info=exception)
+        log(message, *args, exc_info=exception)
     except BaseException:
         pass
 
@@ -183,7 +189,7 @@ class Failure:
         self.name = name
         self.asked = asked
 
-    def __del__(self) -> None:
+    def __del__(self, report: Callable[..., None] = report) -> None:
         if not self.asked:
             report(
                 "nobody asked for the exception of %s: %r",
@@ -307,8 +313,9 @@ class Future(concurrent.futures.Future[T]):
             if self._state is FINISHED or self._state is CANCELLED:
                 return
             failure = self._failure
+            waiters = watch.waiters.copy()  # First, for there may be no memory for it.
             self._state = CANCELLED if failure is CANCELLATION else FINISHED
-            for waiter in watch.waiters.copy():
+            for waiter in waiters:
                 if failure is None:
                     waiter.add_result(self)
                 elif failure is CANCELLATION:
@@ -400,23 +407,38 @@ class Future(concurrent.futures.Future[T]):
                 self._become_cancelled()
                 return True
             return self.cancelled()
-        # Outstanding until the callbacks have run, though no longer queued.
-        owner.away.add(self)
         try:
-            if not self._claim() and not self._is_being_cancelled(owner):
-                return self.cancelled()
-            if self._watch is None:
-                self._become_cancelled()
-            else:
-                before, current.cancelling = current.cancelling, owner
-                try:
-                    self._become_cancelled()
-                finally:
-                    current.cancelling = before
-            return True
-        finally:
+            # Outstanding until the callbacks have run, though no longer queued.
+            owner.away.add(self)
+            cancelled = self._cancel(owner)
             owner.away.discard(self)
             owner.check_idle()
+        except BaseException:
+            # A Ctrl-C: who has the claim and did not come further never will.
+            if not hasattr(self, "_fn") and self._is_being_cancelled(owner):
+                self._become_cancelled()
+            elif self._failure is CANCELLATION and self._watch is not None:
+                self._settle()
+            owner.away.discard(self)
+            owner.check_idle()
+            raise
+        return cancelled
+
+    def _cancel(self, owner: Owner) -> bool:
+        if not self._claim() and not self._is_being_cancelled(owner):
+            return self.cancelled()
+        if self._watch is None:
+            self._become_cancelled()
+        else:
+            before = current.cancelling
+            try:
+                current.cancelling = owner
+                self._become_cancelled()
+                current.cancelling = before
+            except BaseException:
+                current.cancelling = before
+                raise
+        return True
 
     def _is_being_cancelled(self, owner: Owner) -> bool:
         """Whether another `cancel` has the claim and has not come further.
@@ -490,14 +512,14 @@ class Future(concurrent.futures.Future[T]):
     def _await_end(self, timeout: float | None) -> bool:
         watch = self._watched()
         sleeper = Sleeper()
-        # Whoever made the Watch holds its lock until it knows whether it came too late.
-        # Without it:
-        # 1. a worker stores the outcome and sees no Watch; another thread publishes one;
-        # 2. this one adds its sleeper, and reads "not finished";
-        # 3. the worker stores FINISHED, and the other finds that it need tell nobody.
-        with watch.lock:
-            watch.waiters.append(sleeper)
         try:
+            # Whoever made the Watch holds its lock until it knows whether it came too late.
+            # Without it:
+            # 1. a worker stores the outcome and sees no Watch; another thread publishes one;
+            # 2. this one adds its sleeper, and reads "not finished";
+            # 3. the worker stores FINISHED, and the other finds that it need tell nobody.
+            with watch.lock:
+                watch.waiters.append(sleeper)
             # Published, so look again: who ended it before did not tell us.
             if not self.done():
                 if timeout is None:
@@ -505,7 +527,8 @@ class Future(concurrent.futures.Future[T]):
                 elif timeout > 0:
                     sleeper.lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
         finally:
-            watch.waiters.remove(sleeper)
+            if sleeper in watch.waiters:
+                watch.waiters.remove(sleeper)
         return self.done()
 
     def _why_late(self, body: object) -> Iterable[str]:

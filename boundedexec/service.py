@@ -193,11 +193,15 @@ class Service(concurrent.futures.Executor):
             )
         if body.slot is None:
             return fn(*args, **kwargs)
-        slots.give_away(body)
         try:
-            return fn(*args, **kwargs)
+            try:
+                slots.give_away(body)
+                return fn(*args, **kwargs)
+            finally:
+                slots.resume(body)
         finally:
-            slots.resume(body)
+            if body.wants_slot():
+                slots.resume(body)  # It was interrupted.
 
     @contextmanager
     def slot_yielded(self) -> Generator[None]:
@@ -211,11 +215,15 @@ class Service(concurrent.futures.Executor):
         if body is None or body.slot is None:
             yield
             return
-        slots.give_away(body)
         try:
-            yield
+            try:
+                slots.give_away(body)
+                yield
+            finally:
+                slots.resume(body)
         finally:
-            slots.resume(body)
+            if body.wants_slot():
+                slots.resume(body)  # It was interrupted.
 
     def block_till_done(self, timeout: float | None = None) -> bool:
         """Block until nothing is outstanding: queued, running, waiting or owed.

@@ -23,20 +23,21 @@ submitter one wake-up, and not a switch of threads for each.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from .futures import ENDING, FINISHED, RUNNING, Failure, Future, current, name_of, report
-from .threads import DAEMONS_ALLOWED, Crew
+from .threads import DAEMONS_ALLOWED, Crew, Job
 from .waiting import Body, Slot, found_slot, seek_slot
 
 _MOST_THREADS = 1 << 17
@@ -114,11 +115,16 @@ class Slots:
         self.all = [Slot() for _ in range(0 if self.endless else max_workers or 0)]
         #: Those that nobody holds.
         self.free = self.all.copy()
+        #: Takes out of `free`; `IndexError` where there is none.
+        self._free_slots = map(self.free.__class__.pop, itertools.repeat(self.free))
         #: Submissions that have not started, in order. Those that were cancelled or
         #: lent a slot have lost their claim, and are dropped by the worker they reach.
         self.queue: deque[Future[Any]] = deque()
         #: Bodies that want a slot back; they go before the queue.
         self.resumers: deque[Body] = deque()
+        self._next_resumer: Iterator[Body] = map(
+            self.resumers.__class__.popleft, itertools.repeat(self.resumers)
+        )
         #: What is outstanding but neither queued nor holding a slot: bodies that have
         #: yielded, owed submissions, callbacks of a cancelled one. Something enters
         #: while it is still outstanding otherwise, and leaves when it is again.
@@ -150,59 +156,121 @@ class Slots:
 
     # Slots.
 
-    def _take(self) -> Slot | None:
-        try:
-            slot = self.free.pop()
-        except IndexError:
-            if not self.endless:
-                return None
-            slot = Slot()
-            self.all.append(slot)
-        slot.uses += 1
-        return slot
-
-    def _put_back(self, slot: Slot) -> None:
-        """Undo `_take`; whoever looked meanwhile has seen one slot too few."""
-        self.free.append(slot)
-        self.check_idle()
-
     def release(self, slot: Slot) -> None:
         """Give up a slot for good, to whoever is next."""
-        self.free.append(slot)
+        try:
+            self.free.append(slot)
+        except MemoryError:
+            self._insist(slot)
         if self.resumers or self.queue:
             self.dispatch_or_fail()
         if self._observers:
             self.check_idle()
 
+    def _insist(self, slot: Slot) -> None:
+        while True:
+            try:
+                self.free.append(slot)
+                return
+            except MemoryError:
+                pass  # Else it were lost for good.
+
     def dispatch(self) -> None:
         """Hand free slots out: to those who resume, then one to a worker for the queue.
 
-        Raises the `RuntimeError` of a thread that cannot be started.
+        Raises the `RuntimeError` of a thread that cannot be started. Whatever is raised
+        in here, by Ctrl-C too, loses nothing: what was taken is in a local variable
+        (see `threads`), and was handed over where `done` or the empty `offer` says so.
         """
         while self.resumers or self.queue:
-            slot = self._take()
-            if slot is None:
-                return
-            if self.resumers:
-                try:
-                    self.resumers.popleft().grant(slot)
-                except IndexError:
-                    self._put_back(slot)
-                continue
-            if not self.queue:
-                self._put_back(slot)
-                continue
+            slot: Slot | None = None
+            resumer: Body | None = None
+            body: Body | None = None
+            pair: tuple[Body, None] | None = None
+            done: list[None] = []
+            offer: list[Job | None] = [self.serve]
             try:
-                body = self.crew.obtain()
-            except BaseException:
-                self._put_back(slot)
+                try:
+                    for slot in self._free_slots:
+                        break
+                except IndexError:
+                    if not self.endless:
+                        return
+                if slot is None:
+                    slot = Slot()
+                    self.all.append(slot)
+                slot.uses += 1
+                if self.resumers:
+                    try:
+                        for resumer in self._next_resumer:
+                            break
+                    except IndexError:
+                        done += map(self.free.append, (slot,))
+                    else:
+                        assert resumer is not None
+                        done += map(setattr, (resumer,), ("slot",), (slot,))
+                        resumer.rouse()
+                    continue
+                if not self.queue:
+                    # Whoever looked meanwhile has seen one slot too few.
+                    done += map(self.free.append, (slot,))
+                    self.check_idle()
+                    continue
+                try:
+                    for pair in self.crew.spare:
+                        break
+                except KeyError:
+                    pass
+                if pair is not None:
+                    body = pair[0]
+                else:
+                    body = self.crew.new()
+                    self.crew.start(body)
+                body.slot = slot
+                body.fresh = True
+                body.hand(offer)
+                # Only now: whoever relies on it must know that it will come.
+                self.woken = body
+                return
+            except BaseException as error:
+                if pair is not None:
+                    body = pair[0]
+                if resumer is not None and done:
+                    resumer.rouse()  # Perhaps once more.
+                elif slot is not None and not done and self._recall(offer):
+                    if resumer is not None:
+                        self.resumers.appendleft(resumer)
+                    if body is not None:
+                        body.slot = None
+                        body.fresh = False
+                        self.crew.put_back(body, self.rest)
+                    self._take_back_slot(slot)
+                if not isinstance(error, Exception):
+                    self.dispatch_or_fail()  # Others may have relied on this.
                 raise
-            body.slot = slot
-            body.fresh = True
-            body.hand(self.serve)
-            # Only now: whoever relies on it must know that it will come.
-            self.woken = body
+
+    @staticmethod
+    def _recall(offer: list[Job | None]) -> bool:
+        """Whether nobody has taken what was offered; now nobody can."""
+        try:
+            offer.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _take_back_slot(self, slot: Slot) -> None:
+        """Have a slot that was taken in vain free again, and those who resume served."""
+        if self.endless and slot not in self.all:
             return
+        self.free.append(slot)
+        # They looked meanwhile, and nobody else looks for them.
+        while self.resumers and self.free:
+            try:
+                slot = self.free.pop()
+            except IndexError:
+                break
+            self.hand_over(slot)
+        self.check_idle()
 
     def dispatch_or_fail(self) -> None:
         """Dispatch where there is no caller to raise to."""
@@ -332,6 +400,19 @@ class Slots:
         """The job of a worker that was obtained in vain."""
         self.crew.park(body)
 
+    def rescue(self, body: Body, exception: BaseException) -> None:
+        """Fail the submission whose thread could not go on, and have the slot again."""
+        future = body.future
+        if future is not None and not future.done():
+            if future._state is ENDING and future._watch is not None:
+                future._settle(BaseException)
+            else:
+                future._fail(exception, "a submission whose thread could not go on")
+        if body.slot is not None or body.debts:
+            self._finish(body)
+        elif body.future is None:
+            self.crew.park(body)  # Harmless if it is.
+
     def _finish(self, body: Body) -> None:
         """Keep nothing of the last body, park, and give the slot up."""
         body.fresh = False
@@ -364,30 +445,49 @@ class Slots:
         except IndexError:
             self.release(slot)
         else:
-            resumer.grant(slot)
+            resumer.slot = slot
+            resumer.rouse()
 
     # Yielding.
 
     def give_away(self, body: Body) -> None:
-        """Give the slot of `body` to whoever is next."""
+        """Give the slot of `body` to whoever is next.
+
+        If it is interrupted, the body has the slot or `resume` gets one.
+        """
         slot = body.slot
         assert slot is not None
+        given: list[None] = []
         self.away.add(body)
-        body.slot = None
-        self.release(slot)
+        try:
+            body.slot = None
+            given += map(self.free.append, (slot,))
+        finally:
+            if not given:
+                body.slot = slot
+        if self.resumers or self.queue:
+            self.dispatch_or_fail()
+        if self._observers:
+            self.check_idle()
 
     def resume(self, body: Body) -> None:
-        """Return when `body` has a slot again. Goes before what has not started."""
-        slot = None if self.resumers else self._take()
-        if slot is not None:
-            body.slot = slot
-        else:
-            self.away.add(body)
-            self.resumers.append(body)
+        """Return when `body` has a slot again. Goes before what has not started.
+
+        To be called again where it was interrupted.
+        """
+        self.away.add(body)
+        while body.slot is None:
+            if not body.asked:
+                body.asked += map(self.resumers.append, (body,))
+            # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
-            seek_slot(body)
-            body.granted.acquire()
-            found_slot(body)
+            if body.slot is None:
+                try:
+                    seek_slot(body)
+                    body.await_slot()
+                finally:
+                    found_slot(body)
+        body.asked.clear()
         self.away.discard(body)
 
     # Outstanding work.
@@ -474,17 +574,25 @@ class Slots:
             return
         busy = sum(body.slot is not None and body.future is not None for body in self.bodies())
         surplus: list[Future[Any]] = []
-        self.away.add(marker := object())  # Outstanding until their callbacks have run.
+        marker = object()
+
+        def cancel() -> None:
+            while surplus:
+                surplus[-1].cancel()
+                surplus.pop()
+            self.away.discard(marker)
+
         try:
+            self.away.add(marker)  # Outstanding until their callbacks have run.
             while len(self.queue) > len(self.all) - busy:
                 try:
-                    surplus.append(self.queue.pop())
+                    surplus += map(self.queue.__class__.pop, (self.queue,))
                 except IndexError:
                     break
-        finally:
-            for future in reversed(surplus):
-                future.cancel()
-            self.away.discard(marker)
+            cancel()
+        except BaseException:
+            cancel()
+            raise
 
     def retire(self, _: object) -> None:
         """The Service is gone: finish what was accepted."""

@@ -8,7 +8,13 @@ releases the lock once. It stands on:
   a parked thread is taken by one: a caller with a job, or itself when its time
   is up. `popitem` returns the one parked last, so surplus threads age.
 * A lock released before it is acquired lets the acquire through: a job may
-  arrive before its thread has gone to wait.
+  arrive before its thread has gone to wait. A thread that finds no job when it
+  wakes waits again, so it may be woken once too often, never too seldom.
+* CPython looks for signals when a call returns, a function starts, or a loop goes
+  round: not between a step of a `for` and its store into the loop's variable. So
+  what is taken by a `for` over an iterator that pops is in a local variable before
+  a Ctrl-C can come, and what a call in C appends to a list (`list += map(call, …)`)
+  says that the call was made.
 
 Threads start through `_thread.start_new_thread`. `Thread.start` waits for the new
 thread, which hands a slot over late, and deadlocks in a signal handler that
@@ -27,7 +33,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -47,7 +53,11 @@ class Worker(threading.Thread):
     def __init__(self, crew: Crew[Any], name: str) -> None:
         super().__init__(name=name, daemon=DAEMONS_ALLOWED)
         self.crew = crew
-        self.job: Job | None = None
+        #: The job handed to it, until it is taken out: by itself, or by whoever hands it
+        #: over and is interrupted before they know whether it has arrived.
+        self.offer: list[Job | None] = []
+        #: The thread's number, from the very step that starts it.
+        self.begun: list[int] = []
         # Handed a job, but not awake yet.
         self.fresh = False
         #: Where the next body without a context of its own runs; see `Crew.prepare`.
@@ -59,18 +69,25 @@ class Worker(threading.Thread):
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
 
-    def hand(self, job: Job | None) -> None:
-        """Give the job (None: end) to this thread; for whoever took it out of `parked`."""
-        self.job = job
-        self._wake.release()
+    def hand(self, offer: list[Job | None]) -> None:
+        """Give a job (None: end) to this thread; for whoever took it out of `parked`.
+
+        The job stands in a list of its own. A caller who is interrupted in here tries
+        to take it out again: there is none if this thread was first.
+        """
+        self.offer = offer
+        try:
+            self._wake.release()
+        except RuntimeError:
+            pass  # It is awake, and looks before it waits.
 
     def start(self) -> None:
         if DAEMONS_ALLOWED:
-            _thread.start_new_thread(self._main, ())
+            self.begun += map(_thread.start_new_thread, (self._main,), ((),))
         elif sys.version_info >= (3, 13):
             # An interpreter must not end before its last thread is quite gone, which is
             # later than `_ended`; of these it keeps a list, and joins them.
-            _thread.start_joinable_thread(self._main, daemon=False)
+            self.begun.append(_thread.start_joinable_thread(self._main, daemon=False).ident)
         else:
             raise RuntimeError(
                 "a Service needs Python 3.13 or newer in a sub-interpreter without daemon threads"
@@ -91,18 +108,19 @@ class Worker(threading.Thread):
 
     def _main(self) -> None:
         crew = self.crew
-        self._enter_table()
         try:
+            self._enter_table()
             self._wake.acquire()
             crew.prepare(self)
-            while True:
-                # Taken before it runs: it parks this thread, and the next may arrive.
-                job, self.job = self.job, None
-                if job is None:
-                    break
-                job(self)
+            job = self.next_offered()
+            while job is not None:
+                # No longer offered: the job parks this thread, and the next may arrive.
+                try:
+                    job(self)
+                except BaseException as exception:
+                    self.rescue(exception)
                 del job
-                crew.next_job(self)
+                job = crew.next_job(self)
         finally:
             threading._active.pop(_thread.get_ident(), None)  # type: ignore[attr-defined]
             crew.workers.pop(self, None)
@@ -110,6 +128,18 @@ class Worker(threading.Thread):
             crew.ended()
             if crew.ending:
                 crew.end_one()
+
+    def rescue(self, exception: BaseException) -> None:
+        """Lose nothing where a job raised: for want of memory, for it is not to."""
+        raise exception
+
+    def next_offered(self) -> Job | None:
+        """The job for which this thread was woken; waits where it was woken in vain."""
+        while True:
+            try:
+                return self.offer.pop()
+            except IndexError:
+                self._wake.acquire()
 
     def _enter_table(self) -> None:
         # What `Thread._bootstrap` does, without its locks.
@@ -149,26 +179,31 @@ class Crew(Generic[W]):
         self.workers: dict[W, None] = {}
         #: Those that wait for a job, in the order in which they came.
         self.parked: dict[W, None] = {}
+        #: Takes out of `parked`, the last first, with None; `KeyError` where none is left.
+        self.spare: Iterator[tuple[W, None]] = map(
+            self.parked.__class__.popitem, itertools.repeat(self.parked)
+        )
         #: Set once: a thread with nothing to do ends.
         self.ending = False
 
-    def obtain(self) -> W:
-        """A thread that waits for `hand`: the one parked last, else a new one.
+    def new(self) -> W:
+        """A worker whose thread is not started."""
+        return self._worker(self, f"{self._prefix}_{next(self._numbers)}")
 
-        Raises the `RuntimeError` of a thread that cannot be started. Never blocks.
+    def start(self, worker: W) -> None:
+        """Start a new worker, which then waits for `hand`.
+
+        Raises the `RuntimeError` of a thread that cannot be started.
         """
-        try:
-            return self.parked.popitem()[0]
-        except KeyError:
-            pass
-        worker = self._worker(self, f"{self._prefix}_{next(self._numbers)}")
         self.workers[worker] = None
-        try:
-            worker.start()
-        except BaseException:
-            del self.workers[worker]
-            raise
-        return worker
+        worker.start()
+
+    def put_back(self, worker: W, rest: Job) -> None:
+        """Undo that a worker was taken or started; its job is then to `rest`."""
+        if worker.begun:
+            worker.hand([rest])
+        else:
+            self.workers.pop(worker, None)
 
     def park(self, worker: W) -> None:
         """Have `worker` found by `obtain` while it finishes its job.
@@ -178,16 +213,20 @@ class Crew(Generic[W]):
         """
         self.parked[worker] = None
 
-    def next_job(self, worker: W) -> None:
-        """Wait until a parked `worker` has a job; none means that it ends."""
+    def next_job(self, worker: W) -> Job | None:
+        """Wait until a parked `worker` has a job; None means that it ends."""
         # Parked, so look: `end` may have come before and not have found it.
         if self.ending and self._withdraw(worker):
-            return
-        if not worker._wake.acquire(True, self._idle_timeout):
-            if self._withdraw(worker):
-                return
-            # Taken in this very moment: the job is on its way.
-            worker._wake.acquire()
+            return None
+        while worker._wake.acquire(True, self._idle_timeout):
+            try:
+                return worker.offer.pop()
+            except IndexError:
+                pass  # Woken in vain.
+        if self._withdraw(worker):
+            return None
+        # Taken in this very moment: the job is on its way.
+        return worker.next_offered()
 
     def _withdraw(self, worker: W) -> bool:
         return self.parked.pop(worker, worker) is None
@@ -200,11 +239,17 @@ class Crew(Generic[W]):
     def end_one(self) -> None:
         """End one of the parked threads, which ends the next: awake all at once, they
         would only wait for each other."""
+        pair: tuple[W, None] | None = None
         try:
-            worker, _ = self.parked.popitem()
+            for pair in self.spare:
+                pair[0].hand([None])
+                break
         except KeyError:
-            return
-        worker.hand(None)
+            pass
+        except BaseException:
+            if pair is not None:
+                pair[0].hand([None])  # Harmless if it was told before.
+            raise
 
     def prepare(self, worker: Worker) -> None:
         """Run the initializer on its new thread, and keep what it set.

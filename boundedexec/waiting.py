@@ -27,7 +27,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .futures import PENDING, Future, Sleeper, current, name_of
-from .threads import Crew, Worker
+from .threads import Crew, Job, Worker
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -74,6 +74,7 @@ class Lender(Protocol):
     def resume(self, body: Body, /) -> None: ...
     def serve_lent(self, body: Any, /) -> None: ...
     def rest(self, body: Any, /) -> None: ...
+    def rescue(self, body: Any, exception: BaseException, /) -> None: ...
 
 
 class Body(Worker):
@@ -92,6 +93,8 @@ class Body(Worker):
         self.debts: list[Lend] = []
         #: Where its own slot is.
         self.lend: Lend | None = None
+        #: Not empty from when this body resumes until it has its slot.
+        self.asked: list[None] = []
         #: Released by whoever gives a slot to this body while it resumes.
         self.granted = allocate_lock()
         self.granted.acquire()
@@ -103,6 +106,9 @@ class Body(Worker):
         finally:
             current.body = None
 
+    def rescue(self, exception: BaseException) -> None:
+        self.slots.rescue(self, exception)
+
     def wait_for(self, future: Future[Any]) -> None:
         """Block until `future` is over, lending the slot where that helps."""
         if self.future is None:
@@ -110,15 +116,24 @@ class Body(Worker):
             return
         waiting = _WaitForOne(future)
         try:
-            waiting.block()
+            waiting.block_once()
         finally:
-            waiting.uninstall()
             del future, waiting  # A traceback may hold this frame.
 
-    def grant(self, slot: Slot) -> None:
-        """Give a slot to this body, which resumes; for whoever took it out of `resumers`."""
-        self.slot = slot
-        self.granted.release()
+    def rouse(self) -> None:
+        """Have this body look for the slot that it was given."""
+        try:
+            self.granted.release()
+        except RuntimeError:
+            pass  # It is awake, and looks before it waits.
+
+    def wants_slot(self) -> bool:
+        """Whether it has none, or has asked for one and not come further."""
+        return self.slot is None or bool(self.asked)
+
+    def await_slot(self) -> None:
+        while self.slot is None:
+            self.granted.acquire()
 
 
 class Lend:
@@ -208,8 +223,24 @@ class _Node:
 class _Wait(Sleeper, _Node):
     """A wait, of a body or of another thread, for one or several futures."""
 
+    def install(self) -> None:
+        """Be told of ends."""
+
     def uninstall(self) -> None:
-        """Be told of nothing more."""
+        """Be told of nothing more. To be called again where it was interrupted."""
+
+    def block_once(self) -> None:
+        try:
+            try:
+                self.install()
+                self.block()
+            finally:
+                self.uninstall()
+        except BaseException:
+            self.uninstall()  # Perhaps it was interrupted.
+            raise
+        finally:
+            del self  # A traceback may hold this frame.
 
     def begin(self, body: Body) -> None:
         """Raise if it can never end, and have what it waits for started where it can."""
@@ -226,14 +257,24 @@ class _Wait(Sleeper, _Node):
             while not self.over():
                 self.lock.acquire()
             return
-        me = body.future
-        held = body.slot is not None
         self.body = body
+        self._held = body.slot is not None
+        try:
+            try:
+                self._block(body)
+            finally:
+                self._leave(body)
+        finally:
+            self._leave(body)  # Perhaps it was interrupted.
+            del self  # A traceback may hold this frame.
+
+    def _block(self, body: Body) -> None:
+        assert body.future is not None
         try:
             with _graph:
                 if self.over():
                     return
-                _waits[me] = self
+                _waits[body.future] = self
                 self.begin(body)
             while True:
                 self.lock.acquire()
@@ -243,20 +284,26 @@ class _Wait(Sleeper, _Node):
                     _check_circle(self)  # For `hold` may have closed one.
                     _lend(self)
         finally:
-            with _graph:
-                _waits.pop(me, None)
-            self.body = None
-            # Its slot may still be with a submission that no longer matters to it.
-            lend = body.lend
-            if lend is not None:
-                # Outstanding, whoever has the slot by now; until `resume` says so.
-                body.slots.away.add(body)
-                lend.abandon()
-            if held and body.slot is None:
-                body.slots.resume(body)
-            elif lend is not None:
-                body.slots.away.discard(body)
-            del me, self  # A traceback may hold this frame.
+            del body, self  # As above.
+
+    def _leave(self, body: Body) -> None:
+        """Have the slot again. To be called again where it was interrupted."""
+        if self.body is None:
+            return
+        assert body.future is not None
+        with _graph:
+            _waits.pop(body.future, None)
+        # Its slot may still be with a submission that no longer matters to it.
+        lend = body.lend
+        if lend is not None:
+            # Outstanding, whoever has the slot by now; until `resume` says so.
+            body.slots.away.add(body)
+            lend.abandon()
+        if self._held and body.wants_slot():
+            body.slots.resume(body)
+        else:
+            body.slots.away.discard(body)
+        self.body = None
 
 
 class _WaitForOne(_Wait):
@@ -282,14 +329,16 @@ class _WaitForOne(_Wait):
             if future.done():
                 self.wake()
                 return
-            future._watched().waiters.append(self)
             self._watching = True
+            future._watched().waiters.append(self)
         super().begin(body)
 
     def uninstall(self) -> None:
         if self._watching:
             with self._future._condition:
-                self._future._watched().waiters.remove(self)
+                waiters = self._future._watched().waiters
+                if self in waiters:
+                    waiters.remove(self)
 
     def queued(self) -> Iterator[Future[Any]]:
         if _is_queued(self._future):
@@ -315,29 +364,34 @@ class _WaitForSeveral(_Wait):
         self._stops_at_failure = return_when == FIRST_EXCEPTION
         self._needed = 1 if self.any else len(self.pending)
         self._watched: dict[AnyFuture, None] = {}
+
+    def install(self) -> None:
         for future in self.pending:
             with future._condition:
                 if not future.done():
-                    future._waiters.append(self)  # type: ignore[arg-type]
                     self._watched[future] = None
+                    future._waiters.append(self)  # type: ignore[arg-type]
                     continue
             if self._stops_at_failure and not future.cancelled() and future.exception():
                 self._failed = True
             self.finished.append(future)
 
     def uninstall(self) -> None:
-        for future in list(self._watched):
-            self._unwatch(future)
+        while self._watched:
+            self._unwatch(next(reversed(self._watched)))
 
     def _unwatch(self, future: AnyFuture) -> None:
-        if self._watched.pop(future, future) is None:
-            with future._condition:
-                future._waiters.remove(self)  # type: ignore[arg-type]
+        with future._condition:
+            waiters: list[Any] = future._waiters
+            if self in waiters:
+                waiters.remove(self)
+        self._watched.pop(future, None)
 
     def forget(self, future: AnyFuture) -> None:
         """Keep nothing of a future that is over."""
         del self.pending[future]
-        self._unwatch(future)
+        if future in self._watched:
+            self._unwatch(future)
 
     def add_result(self, future: AnyFuture) -> None:
         self.finished.append(future)
@@ -591,39 +645,87 @@ def _lend_to(giver: Body, future: AnyFuture) -> bool:
 
     False: it needs none any more.
     """
-    body = _resuming.get(future)
-    if body is not None:
-        try:
-            body.slots.resumers.remove(body)
-        except ValueError:
-            return False  # It was given a slot in this moment.
-        body.grant(_owe(giver, body))
-        return True
-    slots = giver.slots
-    # First the thread, for without one the submission has to stay where it is.
-    borrower = slots.crew.obtain()
+    resuming = _resuming.get(future)
+    if resuming is not None:
+        return _lend_to_resumer(giver, resuming)
     assert isinstance(future, Future)
-    borrower.future = future  # Before the claim, see `Future.cancel`.
-    fn = future._take()
-    if fn is None:
-        borrower.future = None
-        borrower.hand(slots.rest)  # It was started or cancelled in this moment.
-        return False
-    borrower.fn = fn
-    borrower.slot = _owe(giver, borrower)
-    borrower.hand(slots.serve_lent)
-    return True
+    slots = giver.slots
+    crew = slots.crew
+    borrower: Body | None = None
+    pair: tuple[Body, None] | None = None
+    fn: Callable[..., Any] | None = None
+    claimed: list[None] = []
+    offer: list[Job | None] = [slots.serve_lent]
+    # What is taken is noted in the step that takes it, as in `Slots.dispatch`.
+    try:
+        # First the thread, for without one the submission has to stay where it is.
+        try:
+            for pair in crew.spare:
+                break
+        except KeyError:
+            pass
+        if pair is not None:
+            borrower = pair[0]
+        else:
+            borrower = crew.new()
+            crew.start(borrower)
+        borrower.future = future  # Before the claim, see `Future.cancel`.
+        fn = getattr(future, "_fn", None)
+        claimed += map(delattr, (future,), ("_fn",))
+        borrower.fn = fn
+        _owe(giver, borrower)
+        borrower.hand(offer)
+        return True
+    except BaseException as error:
+        if pair is not None:
+            borrower = pair[0]
+        if claimed:
+            # Nobody else will run it. `offer` is empty where it arrived.
+            if offer and borrower is not None:
+                borrower.fn = fn
+                _owe(giver, borrower)
+                borrower.hand(offer)
+        elif borrower is not None:
+            borrower.future = None
+            crew.put_back(borrower, slots.rest)
+        if isinstance(error, AttributeError):
+            return False  # It was started or cancelled in this moment.
+        raise
 
 
-def _owe(giver: Body, borrower: Body) -> Slot:
-    """Take the slot of a body that waits, to be given back by the borrower."""
-    assert giver.future is not None and giver.slot is not None
+def _lend_to_resumer(giver: Body, resuming: Body) -> bool:
+    taken: list[None] = []
+    try:
+        taken += map(resuming.slots.resumers.remove, (resuming,))
+        _owe(giver, resuming)
+        resuming.rouse()
+        return True
+    except ValueError:
+        return False  # It was given a slot in this moment.
+    except BaseException:
+        if taken:
+            _owe(giver, resuming)
+            resuming.rouse()
+        raise
+
+
+def _owe(giver: Body, borrower: Body) -> None:
+    """Have `borrower` the slot of a body that waits, to be given back when it is over.
+
+    To be called again where it was interrupted.
+    """
+    if giver.slot is None:
+        return
+    assert giver.future is not None
     waiting = _waits[giver.future]
     assert isinstance(waiting, _Wait)
-    giver.lend = Lend(giver, waiting)
-    borrower.debts.append(giver.lend)
-    slot, giver.slot = giver.slot, None
-    return slot
+    lend = giver.lend
+    if lend is None:
+        lend = giver.lend = Lend(giver, waiting)
+    if lend not in borrower.debts:
+        borrower.debts.append(lend)
+    borrower.slot = giver.slot
+    giver.slot = None
 
 
 def seek_slot(body: Body) -> None:
@@ -697,21 +799,25 @@ def wait(
         if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
             raise ValueError(f"invalid return condition: {return_when!r}")
         _wait_in_body(futures, return_when)
-        timeout = 0
+        return _divided(futures)
     return _stdlib_wait(futures, timeout, return_when)
 
 
 def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
-    done, not_done = _stdlib_wait(futures, 0, how)
+    done, not_done = _divided(futures)
     if not not_done or (how == FIRST_COMPLETED and done):
         return
     if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
         return
-    waiting = _WaitForSeveral(not_done, how)
-    try:
-        waiting.block()
-    finally:
-        waiting.uninstall()
+    _WaitForSeveral(not_done, how).block_once()
+
+
+def _divided(
+    futures: set[concurrent.futures.Future[T]],
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    # Not the stdlib's: a Ctrl-C there can leave every future locked.
+    done = {future for future in futures if future.done()}
+    return concurrent.futures._base.DoneAndNotDoneFutures(done, futures - done)
 
 
 def as_completed(
@@ -748,6 +854,7 @@ def as_completed(
     waiting = _WaitForSeveral(unfinished, FIRST_COMPLETED)
     del unfinished, fs
     try:
+        waiting.install()
         while waiting.pending:
             if not waiting.finished:
                 waiting.block()

@@ -1,0 +1,352 @@
+"""Load, for minutes or hours: random clients of everything, against a count of it all.
+
+    python tests/soak.py [--minutes N] [--seed N]
+
+Each round is a process of its own, on one core or on two, with a seed from which all
+that it does is drawn. It ends with every promise counted: what was accepted is what
+completed, failed and was cancelled; nothing is outstanding; no slot, thread or key is
+left. A round that does not, or that stands still, shows where every thread is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import faulthandler
+import itertools
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boundedexec
+from boundedexec import Coalescer, DeadlockError, Service
+
+#: Seconds after which a round that has not ended stands still.
+LIMIT = 120.0
+
+
+class Told(Exception):
+    """What a body raises because it was told to."""
+
+
+class Round:
+    """Clients of one service, and the count of what they did."""
+
+    def __init__(self, seed: int, seconds: float) -> None:
+        self.chance = random.Random(seed)
+        self.end = time.monotonic() + seconds
+        self.bound = self.chance.choice([1, 2, 3, 8, 0])
+        self.service = Service(
+            self.bound, idle_timeout=self.chance.choice([0, 0.0005, 0.01, 10.0, None])
+        )
+        self.coalescer: Coalescer[int] = Coalescer(self.service)
+        #: Every future that a submit returned, by its number; single steps only.
+        self.accepted: dict[int, Future[Any]] = {}
+        self.runs: collections.deque[int] = collections.deque()
+        self.calls: collections.deque[int] = collections.deque()
+        self.awaited_calls = itertools.count()
+        self.coalesced: collections.deque[Future[int]] = collections.deque()
+        self.done: collections.Counter[str] = collections.Counter()
+        self._done_lock = threading.RLock()
+        self.numbers = itertools.count()
+        self.executing: set[int] = set()
+        self.most = 0
+        self.signalled = 0
+
+    def count(self, what: str, much: int = 1) -> None:
+        with self._done_lock:
+            self.done[what] += much
+
+    # What bodies do. Each draws from a chance of its own.
+
+    def submit(self, depth: int = 0) -> Future[Any]:
+        number = next(self.numbers)
+        future = self.service.submit(self.body, number, depth)
+        self.accepted[number] = future
+        return future
+
+    def body(self, number: int, depth: int) -> int:
+        self.runs.append(number)
+        self.executing.add(number)
+        if self.bound:
+            self.most = max(self.most, len(self.executing))
+        chance = random.Random(number * 31 + depth)
+        draw = chance.random()
+        try:
+            if draw < 0.03:
+                raise Told
+            if depth < 4 and draw < 0.15:
+                self.nested(number, chance, depth)
+            elif draw < 0.2:
+                self.pause(number, lambda: self.service.yield_slot(time.sleep, 0))
+            elif draw < 0.22:
+                with self.service.slot_yielded():
+                    self.executing.discard(number)
+                self.executing.add(number)
+            elif draw < 0.24:
+                time.sleep(0.001)
+        finally:
+            self.executing.discard(number)
+        return number
+
+    def pause(self, number: int, wait: Any) -> Any:
+        """A wait in which the slot may be another's."""
+        self.executing.discard(number)
+        try:
+            return wait()
+        finally:
+            self.executing.add(number)
+
+    def nested(self, number: int, chance: random.Random, depth: int) -> None:
+        futures = [self.submit(depth + 1) for _ in range(chance.randrange(1, 4))]
+        how = chance.randrange(4)
+        if how == 0:
+            self.pause(number, futures[-1].exception)
+        elif how == 1:
+            self.pause(number, lambda: boundedexec.wait(futures))
+        elif how == 2:
+            self.pause(
+                number, lambda: boundedexec.wait(futures, return_when="FIRST_COMPLETED")
+            )
+        else:
+            self.pause(number, lambda: list(boundedexec.as_completed(futures)))
+        self.count("nested waits")
+
+    # What clients do.
+
+    def client(self, seed: int) -> None:
+        chance = random.Random(seed)
+        while time.monotonic() < self.end:
+            chance.choice(
+                [self.burst, self.ask, self.map, self.cancel, self.coalesce, self.call_back]
+            )(chance)
+
+    def burst(self, chance: random.Random) -> None:
+        futures = [self.submit() for _ in range(chance.randrange(200))]
+        how = chance.randrange(4)
+        if how == 0:
+            boundedexec.wait(futures, LIMIT)
+        elif how == 1:
+            for future in boundedexec.as_completed(futures, LIMIT):
+                assert future.done()
+        elif how == 2:
+            assert self.service.block_till_done(LIMIT), "block_till_done"
+            self.count("block_till_done")
+            # What this client submitted before is over now.
+            assert all(future.done() for future in futures), "block_till_done was early"
+        self.count("bursts")
+
+    def ask(self, chance: random.Random) -> None:
+        for _ in range(chance.randrange(1, 20)):
+            try:
+                assert isinstance(self.submit().result(LIMIT), int)
+            except Told:
+                pass
+            self.count("round trips")
+
+    def map(self, chance: random.Random) -> None:
+        size = chance.choice([None, 1, 3])
+        length = chance.randrange(1, 100)
+        results = self.service.map(abs, range(-length, 0), buffersize=size)
+        taken = list(itertools.islice(results, chance.randrange(length + 1)))
+        assert taken == list(range(length, 0, -1))[: len(taken)], "map"
+        del results  # Cancels what has not started.
+        self.count("map results", len(taken))
+
+    def cancel(self, chance: random.Random) -> None:
+        futures = [self.submit() for _ in range(chance.randrange(50))]
+        chance.shuffle(futures)
+        for future in futures[: len(futures) // 2]:
+            if future.cancel():
+                assert future.cancelled()
+                self.count("cancels")
+
+    def coalesce(self, chance: random.Random) -> None:
+        for _ in range(chance.randrange(1, 50)):
+            self.coalesced.append(self.coalescer.submit(chance.randrange(4), int, "7"))
+        if chance.random() < 0.3:
+            self.coalesced[-1].cancel()
+        self.count("coalesced submits", _ + 1)
+
+    def call_back(self, chance: random.Random) -> None:
+        def called(number: int, _: Future[Any]) -> None:
+            self.calls.append(number)
+            self.submit(4)
+            if number % 10 == 0:
+                raise Told
+
+        for _ in range(chance.randrange(1, 20)):
+            self.submit().add_done_callback(partial(called, next(self.awaited_calls)))
+
+    def fork(self) -> None:
+        """A child's copy of the service is empty and works."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                # Of the parent's locks only the package's own are known to be free.
+                assert self.service.submit(pow, 2, 5).result(LIMIT) == 32
+                assert self.service.block_till_done(LIMIT)
+                code = 0
+            finally:
+                os._exit(code)
+        self.count("forks")
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                assert status == 0, f"the child of a fork failed: {status}"
+                return
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGABRT)
+        raise AssertionError("the child of a fork stands still")
+
+    def on_signal(self, *_: object) -> None:
+        self.signalled += 1
+        self.submit(4)
+
+    # The round.
+
+    def run(self, *, signals: bool, forks: bool) -> dict[str, int]:
+        failures: collections.deque[BaseException] = collections.deque()
+
+        def client(seed: int) -> None:
+            try:
+                self.client(seed)
+            except BaseException as exception:
+                failures.append(exception)
+
+        clients = [
+            threading.Thread(target=client, args=(self.chance.randrange(1 << 30),))
+            for _ in range(self.chance.randrange(1, 5))
+        ]
+        if signals:
+            signal.signal(signal.SIGALRM, self.on_signal)
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        for each in clients:
+            each.start()
+        while time.monotonic() < self.end and not failures:
+            if forks:
+                self.fork()
+            time.sleep(0.02)
+        for each in clients:
+            each.join()
+        if signals:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if failures:
+            raise failures[0]
+        return self.balance()
+
+    def balance(self) -> dict[str, int]:
+        assert self.service.block_till_done(LIMIT), "something stays outstanding"
+        check_slots(self.service, self.bound or 16)
+        ends: collections.Counter[str] = collections.Counter()
+        for number, future in self.accepted.items():
+            assert future.done(), f"submission {number} is not over"
+            if future.cancelled():
+                ends["cancelled"] += 1
+            elif future.exception() is None:
+                ends["completed"] += 1
+                assert future.result() == number
+            else:
+                failure = future.exception()
+                assert isinstance(failure, (Told, DeadlockError)), failure
+                ends["failed"] += 1
+        assert all(future.done() for future in self.coalesced), "a coalesced run is not over"
+        assert len(self.coalescer) == 0, "a key is left"
+        assert self.bound == 0 or self.most <= self.bound, f"{self.most} held a slot at once"
+        submitted = len(self.accepted)
+        assert submitted == sum(ends.values()), (submitted, ends)
+        assert len(self.runs) == len(set(self.runs)) == submitted - ends["cancelled"], "runs"
+        awaited = next(self.awaited_calls)
+        assert sorted(self.calls) == list(range(awaited)), "callbacks"
+        self.service.shutdown()
+        left = [t for t in threading.enumerate() if t is not threading.main_thread()]
+        assert not left, f"threads are left: {left}"
+        return {
+            "submitted": submitted,
+            **ends,
+            **self.done,
+            "callbacks": awaited,
+            "signals": self.signalled,
+        }
+
+
+def check_slots(service: Service, bound: int) -> None:
+    together = threading.Barrier(bound)
+    bodies = [service.submit(together.wait, LIMIT) for _ in range(bound)]
+    for each in bodies:
+        each.result(LIMIT)
+    assert service.block_till_done(LIMIT)
+
+
+def run_round(seed: int, seconds: float, number: int) -> None:
+    """In a process of its own: one round, whose counts it prints."""
+    logging.getLogger("boundedexec").setLevel(logging.CRITICAL)  # They raise on purpose.
+    faulthandler.dump_traceback_later(seconds + 2 * LIMIT, exit=True)
+    cores = 1 + number % 2
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    try:
+        # No more signals where there are forks: the child would need the handler's locks.
+        forks = number % 3 == 0 and hasattr(os, "fork")
+        signals = not forks and hasattr(signal, "setitimer")
+        counts = Round(seed, seconds).run(signals=signals, forks=forks)
+    except BaseException:
+        faulthandler.dump_traceback()
+        raise
+    print(json.dumps(counts))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=2.5)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--round", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each round")
+    arguments = parser.parse_args()
+    if arguments.round:
+        run_round(arguments.round[0], arguments.seconds, arguments.round[1])
+        return 0
+    print(f"Python {sys.version.split()[0]}, seed {arguments.seed}", flush=True)
+    chance = random.Random(arguments.seed)
+    totals: collections.Counter[str] = collections.Counter()
+    begun = time.monotonic()
+    rounds = 0
+    while time.monotonic() < begun + arguments.minutes * 60:
+        seed = chance.randrange(1 << 30)
+        command = [sys.executable, __file__, "--round", str(seed), str(rounds)]
+        done = subprocess.run(
+            [*command, "--seconds", str(arguments.seconds)],
+            env={**os.environ, "PYTHONPATH": str(Path(boundedexec.__file__).parents[1])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode:
+            print(done.stdout, done.stderr[-20_000:])
+            print(f"FAILED in round {rounds}, seed {seed}: {done.returncode}")
+            return 1
+        totals.update(json.loads(done.stdout.splitlines()[-1]))
+        rounds += 1
+    minutes = (time.monotonic() - begun) / 60
+    print(f"{rounds} rounds in {minutes:.1f} minutes")
+    for what, much in totals.items():
+        print(f"{much:12,} {what}")
+    ends = totals["completed"] + totals["failed"] + totals["cancelled"]
+    print(f"{totals['submitted']:,} submitted = {ends:,} completed, failed or cancelled")
+    return int(totals["submitted"] != ends)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Nothing grows: some thousand uses of every kind; `leaks.py` makes a million."""
+
+from __future__ import annotations
+
+import logging
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+from leaks import USES, grows
+
+from boundedexec import Service
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+def test_nothing_grows(use: Callable[[Service], None], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "boundedexec")  # They fail on purpose.
+    count = max(2000 // USES[use], 50)
+    tracemalloc.start()
+    try:
+        # What grows, grows each time.
+        found = [grows(use, count) for _ in range(2)]
+    finally:
+        tracemalloc.stop()
+    assert not all(found), found
