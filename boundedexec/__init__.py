@@ -14,6 +14,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from .coalescer import Coalescer
 from .drop_in import ThreadPoolExecutor
 from .futures import Future
+from .installing import install, installed
 from .service import Service
 from .waiting import DeadlockError, as_completed, wait
 
@@ -32,9 +33,21 @@ __all__ = [
     "ThreadPoolExecutor",
     "TimeoutError",
     "as_completed",
+    "install",
+    "installed",
     "wait",
 ]
 
-for _public in (Coalescer, DeadlockError, Future, Service, ThreadPoolExecutor, as_completed, wait):
+for _public in (
+    Coalescer,
+    DeadlockError,
+    Future,
+    Service,
+    ThreadPoolExecutor,
+    as_completed,
+    install,
+    installed,
+    wait,
+):
     # Where users find them, and what tracebacks and docs should say.
     _public.__module__ = __name__

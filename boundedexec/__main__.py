@@ -1,8 +1,9 @@
 """The command line: ``python -m boundedexec COMMAND ...``.
 
 Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``,
-the exit status. Only the chosen one is imported, so that no command pays for
-another's imports or fails with them.
+the exit status; or with ``main(arguments) -> int`` where what follows is not the
+command's own. Only the chosen one is imported, so that no command pays for another's
+imports or fails with them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 # The command, its module, and its line in the help.
 _COMMANDS = {
     "demo": ("boundedexec._demo", "what the package is for, on the files of a directory"),
+    "run": ("boundedexec._run", "run a program as it is, with this package's pools for its own"),
     "bench": ("boundedexec._bench", "what it takes beside ThreadPoolExecutor, row by row"),
 }
 
@@ -41,12 +43,16 @@ def _chosen(arguments: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the process's) name; return its exit status.
 
-    Ctrl-C ends the process here and now, with status 130.
+    Ctrl-C ends the process here and now, with status 130, unless it is `run`'s: then it
+    is the program's.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     # What follows the command is the command's to parse.
     command = _chosen(arguments[:1])
     module = importlib.import_module(_COMMANDS[command][0])
+    if hasattr(module, "main"):
+        returned: int = module.main(arguments[1:])
+        return returned
     parser = argparse.ArgumentParser(prog=f"python -m boundedexec {command}")
     module.add_arguments(parser)
     try:

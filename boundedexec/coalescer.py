@@ -47,8 +47,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Work(NamedTuple):
-    """What one submit asked for. Told from others by identity."""
+class _Call(NamedTuple):
+    """A callable and what it is called with."""
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
@@ -56,8 +56,17 @@ class _Work(NamedTuple):
     context: Context
 
 
-#: In `links`: the run was cancelled; its work was taken; nothing can follow it.
-_CANCELLED, _TAKEN, _OVER = object(), object(), object()
+class _Work:
+    """What one submit asked for. Told from others by identity, also once it is empty."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: _Call) -> None:
+        self.call: _Call | None = call
+
+
+#: In `links`: the run was cancelled; it is over; nothing can follow it.
+_CANCELLED, _GONE, _OVER = object(), object(), object()
 
 
 class _Era:
@@ -103,7 +112,7 @@ class _Run(Generic[K]):
         #: The future of the body that executes it.
         self.executing: concurrent.futures.Future[Any] | None = None
         #: Its work, where the executor may call it more than once.
-        self.again: _Work | None = None
+        self.again: _Call | None = None
         self.name = ""
 
     def join(self, work: _Work) -> bool:
@@ -114,18 +123,28 @@ class _Run(Generic[K]):
         self.latest = work
         return not self.closing or self.links.setdefault("work", work) is work
 
-    def settle(self) -> _Work | None:
+    def settle(self) -> _Call | None:
         """Close the run; what it executes, None if it was cancelled."""
         self.closing = True
         work = self.links.setdefault("work", self.latest)
         if work is _CANCELLED:
             return None
-        assert isinstance(work, _Work)
-        # Nothing of it stays: neither here nor in what the next run is linked from.
-        self.links["work"] = _TAKEN
+        assert isinstance(work, _Work) and work.call is not None
+        # Nothing of it stays but its identity, by which its submit may be about to
+        # learn that it has joined.
+        call, work.call = work.call, None
         self.latest = None
-        self.name = name_of(work.fn)
-        return work
+        self.name = name_of(call.fn)
+        return call
+
+    def hold_by_inner(self) -> None:
+        """Say what its future waits for, from when it was handed over until it is over."""
+        assert self.inner is not None
+        hold(self.future, self.inner)
+        if self.executing is not None:
+            hold(self.future, self.executing)
+        if self.future.done():
+            let_go(self.future)
 
     def was_cancelled(self) -> bool:
         return self.links.get("work") is _CANCELLED
@@ -139,21 +158,21 @@ class _Run(Generic[K]):
             hold(self.future, body.future)
         if self.coalescer._by_callbacks:
             # May be called again, by a `submit` that wraps it in a retry.
-            work = self.again = self.again or self.settle()
+            call = self.again = self.again or self.settle()
         else:
-            work = self.settle()
-        if body is not None and work is not None:
-            body.fn = work.fn
+            call = self.settle()
+        if body is not None and call is not None:
+            body.fn = call.fn
         if self.coalescer._by_callbacks:
             try:
-                return work and work.context.copy().run(work.fn, *work.args, **work.kwargs)
+                return call and call.context.copy().run(call.fn, *call.args, **call.kwargs)
             finally:
-                del self, body, work  # As below.
+                del self, body, call  # As below.
         outcome: Any = None
         failure: Failure | None = None
-        if work is not None:
-            fn, args, kwargs, context = work
-            del work
+        if call is not None:
+            fn, args, kwargs, context = call
+            del call
             try:
                 outcome = context.run(fn, *args, **kwargs)
             except BaseException as exception:
@@ -245,9 +264,10 @@ class _RunFuture(Future[Any]):
         if run.shared and not even_shared:
             return False
         inner = run.inner
-        if run.links.setdefault("work", _CANCELLED) is not _CANCELLED:
+        work = run.links.setdefault("work", _CANCELLED)
+        if work is not _CANCELLED:
             # Started; but another executor to which it was handed may still be able to.
-            taken = run.links["work"] is _TAKEN
+            taken = isinstance(work, _Work) and work.call is None
             return taken and inner is not None and inner.cancel()
         run.latest = None
         owner = self._owner
@@ -276,11 +296,13 @@ class _RunFuture(Future[Any]):
         if run is None or (run.was_cancelled() and failure is not CANCELLATION):
             if failure is not None:
                 failure.asked = True
+            let_go(self)  # A body that began beside the cancel has held it since.
             return
-        let_go(self)
         self._result = result
         self._failure = failure
         self._finish()
+        # Over, and only then let go: whoever holds it looks afterwards whether it is over.
+        let_go(self)
         # Who keeps the future keeps nothing of the run, and the run not the future.
         self._run = None
 
@@ -329,9 +351,11 @@ class Coalescer(Generic[K]):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         service = self._service
-        if service is not None and service._slots.refusal is not None:
-            raise service._slots.refusal()
-        work = _Work(fn, args, kwargs, copy_context())
+        if service is not None:
+            slots = service._slots
+            if slots.refusal is not None and slots.refuses():
+                raise slots.refusal()
+        work = _Work(_Call(fn, args, kwargs, copy_context()))
         # The common case, in which nothing need be made.
         line: Any = self._runs.get(key)
         while line is not None and line is not _OVER:
@@ -364,6 +388,11 @@ class Coalescer(Generic[K]):
             following: Any = line.links.setdefault("next", run)
             if following is run:
                 hold(run.future, line.future)
+                # Held, so look: it may have been handed over before, and be held by what
+                # the executor returned, or be over.
+                if run.inner is not None:
+                    let_go(run.future, line.future)
+                    run.hold_by_inner()
                 return run, False
             if following is _OVER:
                 # It is not in `_runs` any more: whoever is over leaves it first.
@@ -385,7 +414,7 @@ class Coalescer(Generic[K]):
         """
         while not self._era.lost:
             run.closing = True
-            run.links.setdefault("work", _TAKEN)
+            run.links.setdefault("work", _GONE)
             run.latest = run.again = None
             following: Any = run.links.get("next")
             if following is _OVER:
@@ -456,28 +485,27 @@ class Coalescer(Generic[K]):
         # The context of a submit is where the executor finds what it passes on. A
         # copy, for the body may be in it before the executor returns.
         if self._service is None:
-            work = run.settle()
-            if work is None:
+            call = run.settle()
+            if call is None:
                 return None
             submit = self._executor.submit
-            inner = work.context.copy().run(submit, work.fn, *work.args, **work.kwargs)
+            inner = call.context.copy().run(submit, call.fn, *call.args, **call.kwargs)
         else:
             latest = run.latest
-            if run.was_cancelled() or latest is None:
+            call = None if latest is None else latest.call
+            if run.was_cancelled() or call is None:
                 return None
             slots = self._service._slots
             if owed and slots.cancelling:
                 raise concurrent.futures.CancelledError
             before, current.admitted = current.admitted, slots if owed else None
             try:
-                inner = latest.context.copy().run(self._service.submit, run)
+                inner = call.context.copy().run(self._service.submit, run)
             finally:
                 current.admitted = before
             keep_unreported(inner)
-        hold(run.future, inner)
-        if run.executing is not None:
-            hold(run.future, run.executing)
         run.inner = inner
+        run.hold_by_inner()
         if run.was_cancelled():
             inner.cancel()
         return inner

@@ -87,9 +87,23 @@ def _work_queue(service: Service) -> _WorkQueue:
     return _WorkQueue(service._slots)
 
 
+class _Part:
+    """An attribute that is computed until somebody sets one of their own.
+
+    Subclasses do: a `_work_queue` with a limit is a known recipe, if one without any
+    effect here.
+    """
+
+    def __init__(self, compute: Callable[[Service], object]) -> None:
+        self._compute = compute
+
+    def __get__(self, service: Service | None, owner: type) -> object:
+        return self if service is None else self._compute(service)
+
+
 # From here, not in `service`: a Service has no such parts, and does not know who looks.
-for _read in (_max_workers, _threads, _work_queue):
-    setattr(Service, _read.__name__, property(_read))
+for _compute in (_max_workers, _threads, _work_queue):
+    setattr(Service, _compute.__name__, _Part(_compute))
 
 
 class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
@@ -112,7 +126,7 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         daemon: bool = False,
     ) -> None:
         super().__init__(
-            min(32, _cpus() + 4) if max_workers is None else checked_positive(max_workers),
+            default_workers() if max_workers is None else checked_positive(max_workers),
             thread_name_prefix or f"ThreadPoolExecutor-{next(_pools)}",
             initializer,
             initargs,
@@ -122,6 +136,7 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         )
 
 
-def _cpus() -> int:
+def default_workers() -> int:
+    """How many workers a pool has that was made without a number: as many as the stdlib's."""
     process_cpu_count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-    return process_cpu_count() or 1
+    return min(32, (process_cpu_count() or 1) + 4)

@@ -30,7 +30,7 @@ import itertools
 import logging
 import sysconfig
 import threading
-from _thread import allocate_lock, get_ident
+from _thread import RLock, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
@@ -141,16 +141,13 @@ current = _Current()
 
 
 class Sleeper:
-    """A waiter that sleeps on a lock, which is released to wake it.
-
-    Its wake-up can be put off a little, see `Future._close`.
-    """
+    """A waiter that sleeps on a lock, which is released to wake it."""
 
     __slots__ = ("lock",)
 
     def __init__(self) -> None:
-        self.lock = allocate_lock()
-        self.lock.acquire()
+        self.lock = lock = allocate_lock()
+        lock.acquire()
 
     def wake(self) -> None:
         try:
@@ -158,19 +155,10 @@ class Sleeper:
         except RuntimeError:
             pass  # It is awake, and looks at everything before it sleeps again.
 
-    def note(self, future: Any, failed: object) -> bool:
-        """Take note of a future that is over; whether that wakes the sleeper."""
-        return True
-
     def add_result(self, future: Any) -> None:
-        if self.note(future, None):
-            self.wake()
+        self.wake()
 
-    add_cancelled = add_result
-
-    def add_exception(self, future: Any) -> None:
-        if self.note(future, True):
-            self.wake()
+    add_exception = add_cancelled = add_result
 
 
 class Watch:
@@ -180,7 +168,7 @@ class Watch:
 
     def __init__(self) -> None:
         # Reentrant: a signal handler or a `__del__` may come in between.
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.waiters: list[Waiter] = []
         self.callbacks: deque[Callable[[Any], object]] | None = None
 
@@ -216,11 +204,6 @@ def keep_unreported(future: concurrent.futures.Future[Any]) -> None:
 
 #: The failure of every cancelled future.
 CANCELLATION = Failure(CancelledError(), "", True)
-
-
-def wake_all(late: list[Sleeper]) -> None:
-    while late:
-        late.pop().wake()
 
 
 class Future(concurrent.futures.Future[T]):
@@ -274,7 +257,7 @@ class Future(concurrent.futures.Future[T]):
         # attributes.
 
         @property
-        def _condition(self) -> threading.RLock:
+        def _condition(self) -> RLock:
             self.done()  # If it is lost, they must see that.
             return self._watched().lock
 
@@ -318,34 +301,22 @@ class Future(concurrent.futures.Future[T]):
         self._args = ()
         self._kwargs = self._context = None
 
-    def _close(self, watch: Watch, late: list[Sleeper] | None = None) -> None:
-        """Make the state final and tell the waiters, once.
-
-        Those who sleep are woken here, or put into `late` for the caller to wake: a
-        thread that is woken by one that goes on running waits a second time, for the
-        GIL.
-        """
+    def _close(self, watch: Watch) -> None:
+        """Make the state final and tell the waiters, once."""
         with watch.lock:
             if self._state is FINISHED or self._state is CANCELLED:
                 return
             failure = self._failure
             self._state = CANCELLED if failure is CANCELLATION else FINISHED
             for waiter in watch.waiters.copy():
-                if late is not None and isinstance(waiter, Sleeper):
-                    if waiter.note(self, failure):
-                        late.append(waiter)
-                elif failure is None:
+                if failure is None:
                     waiter.add_result(self)
                 elif failure is CANCELLATION:
                     waiter.add_cancelled(self)
                 else:
                     waiter.add_exception(self)
 
-    def _settle(
-        self,
-        tolerated: type[BaseException] = Exception,
-        late: list[Sleeper] | None = None,
-    ) -> None:
+    def _settle(self, tolerated: type[BaseException] = Exception) -> None:
         """Finish a watched future whose outcome is stored; its callbacks run here.
 
         Harmless when repeated, and by two threads at once: the first makes the state
@@ -353,10 +324,8 @@ class Future(concurrent.futures.Future[T]):
         """
         watch = self._watch
         assert watch is not None
-        self._close(watch, late)
+        self._close(watch)
         callbacks = watch.callbacks
-        if callbacks and late:
-            wake_all(late)
         while callbacks:
             try:
                 callback = callbacks.popleft()
@@ -521,7 +490,13 @@ class Future(concurrent.futures.Future[T]):
     def _await_end(self, timeout: float | None) -> bool:
         watch = self._watched()
         sleeper = Sleeper()
-        watch.waiters.append(sleeper)
+        # Whoever made the Watch holds its lock until it knows whether it came too late.
+        # Without it:
+        # 1. a worker stores the outcome and sees no Watch; another thread publishes one;
+        # 2. this one adds its sleeper, and reads "not finished";
+        # 3. the worker stores FINISHED, and the other finds that it need tell nobody.
+        with watch.lock:
+            watch.waiters.append(sleeper)
         try:
             # Published, so look again: who ended it before did not tell us.
             if not self.done():

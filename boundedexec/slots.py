@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
@@ -32,9 +33,9 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from .futures import ENDING, FINISHED, RUNNING, Future, current, name_of, report, wake_all
+from .futures import ENDING, FINISHED, RUNNING, Failure, Future, current, name_of, report
 from .threads import DAEMONS_ALLOWED, Crew
 from .waiting import Body, Slot, found_slot, seek_slot
 
@@ -127,6 +128,8 @@ class Slots:
         self.woken: Body | _Awake = _Awake()
         #: Why nothing more is accepted; set once.
         self.refusal: Callable[[], Exception] | None = None
+        #: Until when bodies may submit all the same, on the monotonic clock.
+        self._grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
         self.cancelling = False
         self.broken = False
@@ -140,7 +143,7 @@ class Slots:
         )
         _register(self)
 
-    def _new_body(self, crew: Crew, name: str) -> Body:
+    def _new_body(self, crew: Crew[Body], name: str) -> Body:
         body = Body(crew, name)
         body.slots = self
         return body
@@ -180,12 +183,11 @@ class Slots:
             slot = self._take()
             if slot is None:
                 return
-            try:
-                resumer = self.resumers.popleft()
-            except IndexError:
-                pass
-            else:
-                resumer.grant(slot)
+            if self.resumers:
+                try:
+                    self.resumers.popleft().grant(slot)
+                except IndexError:
+                    self._put_back(slot)
                 continue
             if not self.queue:
                 self._put_back(slot)
@@ -195,7 +197,6 @@ class Slots:
             except BaseException:
                 self._put_back(slot)
                 raise
-            assert isinstance(body, Body)
             body.slot = slot
             body.fresh = True
             body.hand(self.serve)
@@ -228,7 +229,15 @@ class Slots:
 
     def refuses(self) -> bool:
         """Whether a submission must not be accepted; asked once there is a `refusal`."""
-        return self.broken or current.admitted is not self
+        if self.broken or current.admitted is self:
+            return self.broken
+        body = current.body
+        return not (
+            time.monotonic() < self._grace_ends
+            and isinstance(body, Body)
+            and body.future is not None
+            and not body.slots.daemon
+        )
 
     def condition(self) -> str:
         """What a person wants to hear about it."""
@@ -244,7 +253,7 @@ class Slots:
             self.dispatch()
 
     def bodies(self) -> list[Body]:
-        return [worker for worker in list(self.crew.workers) if isinstance(worker, Body)]
+        return list(self.crew.workers)
 
     def executes(self, future: Future[Any]) -> bool:
         """Whether a thread executes `future`, or is about to."""
@@ -302,8 +311,6 @@ class Slots:
             except AttributeError:
                 continue  # Cancelled, or lent a slot.
             body.fn = fn
-            if body.late:
-                wake_all(body.late)
             _execute(body, future, fn)
             if body.debts or body.slot is None:
                 break
@@ -315,9 +322,9 @@ class Slots:
         future, fn = body.future, body.fn
         assert future is not None and fn is not None
         if self.broken:
-            future._fail(self._broken_error(), name_of(fn))
-        else:
-            _execute(body, future, fn)
+            future._forget()
+            fn = self._raise_broken
+        _execute(body, future, fn)
         del future, fn
         self._finish(body)
 
@@ -329,12 +336,13 @@ class Slots:
         """Keep nothing of the last body, park, and give the slot up."""
         body.fresh = False
         body.future = body.fn = None
-        debts, body.debts = body.debts, []
         slot, body.slot = body.slot, None
         self.away.discard(body)
         # Parked before the slot is free, see `Crew.park`.
         self.crew.park(body)
+        debts = body.debts
         if debts:
+            body.debts = []
             # The first of several lenders could be over before the last is told.
             self.away.update(debts)
             for debt in reversed(debts):
@@ -342,13 +350,12 @@ class Slots:
                     slot = None
             self.away.difference_update(debts)
         if slot is None:
-            self.check_idle()
+            if self._observers:
+                self.check_idle()
         elif self.resumers:
             self.hand_over(slot)
         else:
             self.release(slot)
-        # Last of all, for now this thread sleeps itself.
-        wake_all(body.late)
 
     def hand_over(self, slot: Slot) -> None:
         """Give a slot to a body that resumes, past the queue; free it if none does."""
@@ -441,9 +448,12 @@ class Slots:
 
     # The end.
 
-    def close(self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False) -> None:
+    def close(
+        self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False, grace_ends: float = 0
+    ) -> None:
         """Accept nothing more, end the threads that have nothing to do. Never blocks."""
         if self.refusal is None:
+            self._grace_ends = grace_ends
             self.refusal = lambda: RuntimeError(words)
         if cancel:
             self.cancelling = True
@@ -481,6 +491,9 @@ class Slots:
         self.owner = None
         self.close()
 
+    def is_at_work(self) -> bool:
+        return bool(self.crew.workers) or not self.idle()
+
     def join(self) -> None:
         """Wait until nothing is outstanding and the threads are gone."""
         self.wait_idle()
@@ -496,6 +509,9 @@ class Slots:
         return BrokenThreadPool(
             "A thread initializer failed, the thread pool is not usable anymore"
         )
+
+    def _raise_broken(self) -> NoReturn:
+        raise self._broken_error()
 
     def _break(self, exception: BaseException) -> None:
         report("exception in initializer:", exception=exception)
@@ -562,14 +578,21 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         trace = exception.__traceback__
         exception.__traceback__ = trace and trace.tb_next
         del trace
-        context.run(future._fail, exception, name_of(fn))
+        future._failure = Failure(exception, name_of(fn), not future._reported)
     else:
         future._result = result
-        future._state = ENDING
-        if future._watch is None:
-            future._state = FINISHED
-        else:
-            context.run(future._settle, BaseException, body.late)
+        del result
+    future._state = ENDING
+    watch = future._watch
+    if watch is None:
+        future._state = FINISHED
+    else:
+        future._close(watch)
+        for debt in body.debts:
+            debt.wake()  # A callback may wait for the lender.
+        if watch.callbacks:
+            context.run(future._settle, BaseException)
+        del watch
     if len(body.blank):
         body.blank = Context()
     # Tracebacks lead here through `f_back`: no way from here to the future.
@@ -586,6 +609,12 @@ def _preset(presets: Any, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any
 # Service may be made or collected anywhere.
 _every: dict[int, weakref.ref[Slots]] = {}
 _exiting = False
+#: Seconds from the interpreter's end in which bodies may still submit. The stdlib's
+#: `submit` returns when its new thread runs, so that where a program ends with a submit,
+#: like the one in the stdlib's documentation that hangs, the body has done its own submit
+#: before it is refused. Ours does not wait. No longer, for there are bodies that submit
+#: for ever, until they are refused.
+_GRACE = 1.0
 
 
 def _register(slots: Slots) -> None:
@@ -605,11 +634,12 @@ def _finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     global _exiting
     _exiting = True
-    living = _living()
-    for slots in living:
-        slots.close(AFTER_EXIT, cancel=slots.daemon)
-    for slots in living:
-        if not slots.daemon:
+    grace_ends = time.monotonic() + _GRACE
+    for slots in _living():
+        slots.close(AFTER_EXIT, cancel=slots.daemon, grace_ends=grace_ends)
+    # More than once, for a body of one may still submit to another.
+    while working := [slots for slots in _living() if not slots.daemon and slots.is_at_work()]:
+        for slots in working:
             slots.join()
 
 

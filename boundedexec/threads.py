@@ -29,9 +29,10 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context, ContextVar
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 Job: TypeAlias = Callable[[Any], None]
+W = TypeVar("W", bound="Worker")
 
 #: Not in an isolated sub-interpreter.
 DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
@@ -43,7 +44,7 @@ _crews = itertools.count()
 class Worker(threading.Thread):
     """One thread of a Crew. As a `Thread` it can be named, found and joined."""
 
-    def __init__(self, crew: Crew, name: str) -> None:
+    def __init__(self, crew: Crew[Any], name: str) -> None:
         super().__init__(name=name, daemon=DAEMONS_ALLOWED)
         self.crew = crew
         self.job: Job | None = None
@@ -107,6 +108,8 @@ class Worker(threading.Thread):
             crew.workers.pop(self, None)
             self._ended.release()
             crew.ended()
+            if crew.ending:
+                crew.end_one()
 
     def _enter_table(self) -> None:
         # What `Thread._bootstrap` does, without its locks.
@@ -121,12 +124,12 @@ class Worker(threading.Thread):
             sys.setprofile(profile)
 
 
-class Crew:
+class Crew(Generic[W]):
     """The threads of one service."""
 
     def __init__(
         self,
-        worker: Callable[[Crew, str], Worker],
+        worker: Callable[[Crew[W], str], W],
         prefix: str,
         idle_timeout: float | None,
         initializer: Callable[[], object] | None,
@@ -143,13 +146,13 @@ class Crew:
         self._on_broken = on_broken
         self.ended = on_end
         #: Every thread from before its start until after its last job.
-        self.workers: dict[Worker, None] = {}
+        self.workers: dict[W, None] = {}
         #: Those that wait for a job, in the order in which they came.
-        self.parked: dict[Worker, None] = {}
+        self.parked: dict[W, None] = {}
         #: Set once: a thread with nothing to do ends.
         self.ending = False
 
-    def obtain(self) -> Worker:
+    def obtain(self) -> W:
         """A thread that waits for `hand`: the one parked last, else a new one.
 
         Raises the `RuntimeError` of a thread that cannot be started. Never blocks.
@@ -167,7 +170,7 @@ class Crew:
             raise
         return worker
 
-    def park(self, worker: Worker) -> None:
+    def park(self, worker: W) -> None:
         """Have `worker` found by `obtain` while it finishes its job.
 
         Before it frees its slot, never after: else a submission that sees the slot
@@ -175,7 +178,7 @@ class Crew:
         """
         self.parked[worker] = None
 
-    def next_job(self, worker: Worker) -> None:
+    def next_job(self, worker: W) -> None:
         """Wait until a parked `worker` has a job; none means that it ends."""
         # Parked, so look: `end` may have come before and not have found it.
         if self.ending and self._withdraw(worker):
@@ -186,18 +189,22 @@ class Crew:
             # Taken in this very moment: the job is on its way.
             worker._wake.acquire()
 
-    def _withdraw(self, worker: Worker) -> bool:
+    def _withdraw(self, worker: W) -> bool:
         return self.parked.pop(worker, worker) is None
 
     def end(self) -> None:
         """End the threads that have nothing to do, now and from now on. Never blocks."""
         self.ending = True
-        while self.parked:
-            try:
-                worker, _ = self.parked.popitem()
-            except KeyError:
-                break
-            worker.hand(None)
+        self.end_one()
+
+    def end_one(self) -> None:
+        """End one of the parked threads, which ends the next: awake all at once, they
+        would only wait for each other."""
+        try:
+            worker, _ = self.parked.popitem()
+        except KeyError:
+            return
+        worker.hand(None)
 
     def prepare(self, worker: Worker) -> None:
         """Run the initializer on its new thread, and keep what it set.

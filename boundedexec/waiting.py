@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["DeadlockError", "as_completed", "wait"]
 
 T = TypeVar("T")
+
+# As they were when this was imported: the module's names may be ours by now, see `install`.
+_stdlib_wait = concurrent.futures.wait
+_stdlib_as_completed = concurrent.futures.as_completed
+
 AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 
 
@@ -58,9 +63,10 @@ class Slot:
 class Lender(Protocol):
     """What lending needs of the slots of a service."""
 
-    crew: Crew
+    crew: Crew[Body]
     max_workers: int | None
     lending: bool
+    daemon: bool
     resumers: deque[Body]
     away: set[object]
 
@@ -75,7 +81,7 @@ class Body(Worker):
 
     slots: Lender
 
-    def __init__(self, crew: Crew, name: str) -> None:
+    def __init__(self, crew: Crew[Any], name: str) -> None:
         super().__init__(crew, name)
         #: The submission that executes, and its callable.
         self.future: Future[Any] | None = None
@@ -86,8 +92,6 @@ class Body(Worker):
         self.debts: list[Lend] = []
         #: Where its own slot is.
         self.lend: Lend | None = None
-        #: Who sleeps until its last submission was over, and is to be woken.
-        self.late: list[Sleeper] = []
         #: Released by whoever gives a slot to this body while it resumes.
         self.granted = allocate_lock()
         self.granted.acquire()
@@ -101,7 +105,10 @@ class Body(Worker):
 
     def wait_for(self, future: Future[Any]) -> None:
         """Block until `future` is over, lending the slot where that helps."""
-        waiting = _Wait([future], ALL_COMPLETED)
+        if self.future is None:
+            future._await_end(None)  # In an initializer.
+            return
+        waiting = _WaitForOne(future)
         try:
             waiting.block()
         finally:
@@ -125,6 +132,10 @@ class Lend:
         # Popped by one of the two: the borrower who is over, the lender who goes on.
         self._open = [None]
         self._returned = False
+
+    def wake(self) -> None:
+        """The submission is over, but the slot is still needed: for its callbacks."""
+        self._wait.wake()
 
     def give_back(self, slot: Slot | None) -> bool:
         """End the lend; the borrower is over. False: the lender went on, keep the slot."""
@@ -186,9 +197,6 @@ class _Node:
     def over(self) -> bool:
         return False
 
-    def unfinished(self) -> int:
-        return len(self.pending)
-
     def queued(self) -> Iterator[Future[Any]]:
         """Those of `pending` that nobody has started."""
         yield from filter(_is_queued, self.pending)
@@ -198,53 +206,18 @@ class _Node:
 
 
 class _Wait(Sleeper, _Node):
-    """A body's wait for futures, told of their ends as the stdlib's waiters are."""
-
-    def __init__(self, futures: Iterable[AnyFuture], return_when: str) -> None:
-        # In the order of submission, which is the order in which slots are lent.
-        # (A plain dict is slow to find its first key once many before it are gone.)
-        _Node.__init__(self, OrderedDict.fromkeys(sorted(futures, key=_serial)))
-        Sleeper.__init__(self)
-        self.any = return_when == FIRST_COMPLETED
-        #: Those of `pending` that may still be queued; what is not never will be again.
-        self._maybe_queued = deque(self.pending)
-        self.finished: deque[AnyFuture] = deque()
-        self._failed = False
-        self._stops_at_failure = return_when == FIRST_EXCEPTION
-        self._needed = 1 if self.any else len(self.pending)
-        self._watched: list[AnyFuture] = []
-        for future in self.pending:
-            with future._condition:
-                if not future.done():
-                    future._waiters.append(self)  # type: ignore[arg-type]
-                    self._watched.append(future)
-                    continue
-            if self._stops_at_failure and not future.cancelled() and future.exception():
-                self._failed = True
-            self.finished.append(future)
+    """A wait, of a body or of another thread, for one or several futures."""
 
     def uninstall(self) -> None:
-        for future in self._watched:
-            with future._condition:
-                future._waiters.remove(self)  # type: ignore[arg-type]
+        """Be told of nothing more."""
 
-    def note(self, future: AnyFuture, failed: object) -> bool:
-        if self._stops_at_failure and failed and not future.cancelled():
-            self._failed = True
-        self.finished.append(future)
-        return self.over()
-
-    def queued(self) -> Iterator[Future[Any]]:
-        maybe = self._maybe_queued
-        while maybe and not _is_queued(maybe[0]):
-            maybe.popleft()
-        yield from filter(_is_queued, maybe)
-
-    def over(self) -> bool:
-        return len(self.finished) >= self._needed or self._failed
-
-    def unfinished(self) -> int:
-        return len(self.pending) - len(self.finished)
+    def begin(self, body: Body) -> None:
+        """Raise if it can never end, and have what it waits for started where it can."""
+        _check_circle(self)
+        for owner in self.owners:
+            # A thread may have been wanting, and nothing else would try again.
+            owner.retry()
+        _lend(self)
 
     def block(self) -> None:
         """Return when it is over; in a body, with the slot that it had."""
@@ -261,11 +234,7 @@ class _Wait(Sleeper, _Node):
                 if self.over():
                     return
                 _waits[me] = self
-                _check_circle(self)
-                for owner in self.owners:
-                    # A thread may have been wanting, and nothing else would try again.
-                    owner.retry()
-                _lend(self)
+                self.begin(body)
             while True:
                 self.lock.acquire()
                 if self.over():
@@ -288,6 +257,109 @@ class _Wait(Sleeper, _Node):
             elif lend is not None:
                 body.slots.away.discard(body)
             del me, self  # A traceback may hold this frame.
+
+
+class _WaitForOne(_Wait):
+    """A body's wait for one future. A submission to which its slot can be lent right
+    away need not tell it of its end: that is when the slot comes back."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        Sleeper.__init__(self)
+        self.pending = {future: None}
+        self._future = future
+        self._watching = False
+
+    @property
+    def owners(self) -> list[Any]:  # type: ignore[override]
+        return [self._future._owner] if self._future._owner is not None else []
+
+    def begin(self, body: Body) -> None:
+        future = self._future
+        # What is queued waits for nobody: no circle.
+        if _can_give(self, future._owner) and _is_queued(future) and _lend_to(body, future):
+            return
+        with future._condition:
+            if future.done():
+                self.wake()
+                return
+            future._watched().waiters.append(self)
+            self._watching = True
+        super().begin(body)
+
+    def uninstall(self) -> None:
+        if self._watching:
+            with self._future._condition:
+                self._future._watched().waiters.remove(self)
+
+    def queued(self) -> Iterator[Future[Any]]:
+        if _is_queued(self._future):
+            yield self._future
+
+    def over(self) -> bool:
+        return self._future.done()
+
+
+class _WaitForSeveral(_Wait):
+    """A wait that is told of the futures' ends as the stdlib's waiters are."""
+
+    def __init__(self, futures: Iterable[AnyFuture], return_when: str) -> None:
+        # In the order of submission, which is the order in which slots are lent.
+        # (A plain dict is slow to find its first key once many before it are gone.)
+        _Node.__init__(self, OrderedDict.fromkeys(sorted(futures, key=_serial)))
+        Sleeper.__init__(self)
+        self.any = return_when == FIRST_COMPLETED
+        #: Those of `pending` that may still be queued; what is not never will be again.
+        self._maybe_queued: deque[AnyFuture] | None = None
+        self.finished: deque[AnyFuture] = deque()
+        self._failed = False
+        self._stops_at_failure = return_when == FIRST_EXCEPTION
+        self._needed = 1 if self.any else len(self.pending)
+        self._watched: dict[AnyFuture, None] = {}
+        for future in self.pending:
+            with future._condition:
+                if not future.done():
+                    future._waiters.append(self)  # type: ignore[arg-type]
+                    self._watched[future] = None
+                    continue
+            if self._stops_at_failure and not future.cancelled() and future.exception():
+                self._failed = True
+            self.finished.append(future)
+
+    def uninstall(self) -> None:
+        for future in list(self._watched):
+            self._unwatch(future)
+
+    def _unwatch(self, future: AnyFuture) -> None:
+        if self._watched.pop(future, future) is None:
+            with future._condition:
+                future._waiters.remove(self)  # type: ignore[arg-type]
+
+    def forget(self, future: AnyFuture) -> None:
+        """Keep nothing of a future that is over."""
+        del self.pending[future]
+        self._unwatch(future)
+
+    def add_result(self, future: AnyFuture) -> None:
+        self.finished.append(future)
+        if self.over():
+            self.wake()
+
+    add_cancelled = add_result
+
+    def add_exception(self, future: AnyFuture) -> None:
+        self._failed = self._stops_at_failure
+        self.add_result(future)
+
+    def queued(self) -> Iterator[Future[Any]]:
+        maybe = self._maybe_queued
+        if maybe is None:
+            maybe = self._maybe_queued = deque(self.pending)
+        while maybe and not _is_queued(maybe[0]):
+            maybe.popleft()
+        yield from filter(_is_queued, maybe)
+
+    def over(self) -> bool:
+        return len(self.finished) >= self._needed or self._failed
 
 
 def _executing() -> Body | None:
@@ -379,6 +451,9 @@ def _check_circle(start: _Wait) -> None:
     leads, can_end = _explore(start, past_queues=False)
     if start in can_end:
         return
+    if start.body is not None and start.body.future is not None:
+        # Still under the lock: the others of the circle need not raise then.
+        _waits.pop(start.body.future, None)
     names: list[str] = []
     seen: set[_Place] = set()
     node: _Place = start
@@ -511,29 +586,33 @@ def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
             todo.append(dependent)
 
 
-def _lend_to(giver: Body, future: AnyFuture) -> None:
-    """Lend the slot of `giver` to a queued submission or a body that resumes."""
+def _lend_to(giver: Body, future: AnyFuture) -> bool:
+    """Lend the slot of `giver` to a queued submission or a body that resumes.
+
+    False: it needs none any more.
+    """
     body = _resuming.get(future)
     if body is not None:
         try:
             body.slots.resumers.remove(body)
         except ValueError:
-            return  # It was given a slot in this moment.
+            return False  # It was given a slot in this moment.
         body.grant(_owe(giver, body))
-        return
+        return True
     slots = giver.slots
     # First the thread, for without one the submission has to stay where it is.
     borrower = slots.crew.obtain()
-    assert isinstance(borrower, Body) and isinstance(future, Future)
+    assert isinstance(future, Future)
     borrower.future = future  # Before the claim, see `Future.cancel`.
     fn = future._take()
     if fn is None:
         borrower.future = None
         borrower.hand(slots.rest)  # It was started or cancelled in this moment.
-        return
+        return False
     borrower.fn = fn
     borrower.slot = _owe(giver, borrower)
     borrower.hand(slots.serve_lent)
+    return True
 
 
 def _owe(giver: Body, borrower: Body) -> Slot:
@@ -567,19 +646,26 @@ def found_slot(body: Body) -> None:
 def hold(future: AnyFuture, other: AnyFuture) -> None:
     """Say that `future` cannot be over before `other` is. Takes no lock."""
     let_go(future)
-    _holds[future] = _Node({other: None})
+    # In this order, for `let_go` finds the way back by what it takes out of `_holds`.
     _held_up[other] = future
-    # Whoever waits for it looks again whether there is something to lend to.
-    for waiting in _those_waiting_for(future):
-        waiting.wake()
+    _holds[future] = _Node({other: None})
+    # Whoever waits for it looks again whether there is something to lend to: for
+    # those, too, who wait for them in turn.
+    dependents = [future]
+    for dependent in dependents:
+        another = _held_up.get(dependent)
+        if another is not None and another not in dependents:
+            dependents.append(another)
+    for waiting in list(_waits.values()):
+        if not waiting.pending.keys().isdisjoint(dependents):
+            waiting.wake()
 
 
-def let_go(future: AnyFuture) -> None:
-    """Undo `hold`. Takes no lock."""
+def let_go(future: AnyFuture, *others: AnyFuture) -> None:
+    """Undo `hold`, by whichever of `others` it may have been. Takes no lock."""
     node = _holds.pop(future, None)
-    if node is not None:
-        for other in node.pending:
-            _held_up.pop(other, None)
+    for other in others if node is None else (*others, *node.pending):
+        _held_up.pop(other, None)
 
 
 def _forget_all() -> None:
@@ -612,16 +698,16 @@ def wait(
             raise ValueError(f"invalid return condition: {return_when!r}")
         _wait_in_body(futures, return_when)
         timeout = 0
-    return concurrent.futures.wait(futures, timeout, return_when)
+    return _stdlib_wait(futures, timeout, return_when)
 
 
 def _wait_in_body(futures: set[concurrent.futures.Future[T]], how: str) -> None:
-    done, not_done = concurrent.futures.wait(futures, 0, how)
+    done, not_done = _stdlib_wait(futures, 0, how)
     if not not_done or (how == FIRST_COMPLETED and done):
         return
     if how == FIRST_EXCEPTION and any(not f.cancelled() and f.exception() for f in done):
         return
-    waiting = _Wait(not_done, how)
+    waiting = _WaitForSeveral(not_done, how)
     try:
         waiting.block()
     finally:
@@ -637,27 +723,36 @@ def as_completed(
     seconds have passed since the first step. Without a timeout each step lends the
     slot of the body that it is made in, as `wait` for the first of them does.
     """
-    futures = set(fs)
+    # A future on its way to the caller: a local variable would keep it until the next.
+    taken: list[concurrent.futures.Future[T]] = []
+    unfinished = set(fs)
     if timeout is not None:
-        try:
-            yield from concurrent.futures.as_completed(futures, timeout)
-        except concurrent.futures.TimeoutError as error:
-            if _executing() and any(f._why_late(None) for f in futures if isinstance(f, Future)):
-                raise concurrent.futures.TimeoutError(
-                    f"{error}; some have not started: no slot was free for them; wait without"
-                    " a timeout, or give this body's slot away with yield_slot"
-                ) from None
-            raise
-        return
-    waiting = _Wait(futures, FIRST_COMPLETED)
-    del futures, fs
+        steps = _stdlib_as_completed(unfinished.copy(), timeout)
+        del fs
+        while True:
+            try:
+                taken.append(next(steps))
+            except StopIteration:
+                return
+            except concurrent.futures.TimeoutError as error:
+                if _executing() and any(
+                    future._why_late(None) for future in unfinished if isinstance(future, Future)
+                ):
+                    raise concurrent.futures.TimeoutError(
+                        f"{error}; some have not started: no slot was free for them; wait"
+                        " without a timeout, or give this body's slot away with yield_slot"
+                    ) from None
+                raise
+            unfinished.discard(taken[0])
+            yield taken.pop()
+    waiting = _WaitForSeveral(unfinished, FIRST_COMPLETED)
+    del unfinished, fs
     try:
         while waiting.pending:
             if not waiting.finished:
                 waiting.block()
-            future = waiting.finished.popleft()
-            del waiting.pending[future]
-            yield future
-            del future
+            taken.append(waiting.finished.popleft())
+            waiting.forget(taken[0])
+            yield taken.pop()
     finally:
         waiting.uninstall()

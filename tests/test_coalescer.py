@@ -33,7 +33,7 @@ from types import FrameType
 from typing import Any, NoReturn, cast
 
 import pytest
-from conftest import LIMIT, Starts, holding, run_script
+from conftest import LIMIT, Starts, holding, run_script, wait_until
 
 import boundedexec
 from boundedexec import BrokenThreadPool, Coalescer, DeadlockError, Service
@@ -1751,7 +1751,8 @@ def test_a_done_callback_may_wait_for_the_rerun_that_was_owed(service: Service) 
 
 
 def logged(log: SimpleQueue[logging.LogRecord]) -> str:
-    record = log.get(timeout=LIMIT)
+    wait_until(lambda: not log.empty())
+    record = log.get()
     assert record.exc_info is not None
     return str(record.exc_info[1])
 

@@ -20,12 +20,13 @@ import sys
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from conftest import LIMIT, holding, run_script
+from conftest import LIMIT, holding, run_script, wait_until
 from typing_extensions import Self
 
 import boundedexec
@@ -656,3 +657,41 @@ def test_a_program_whose_bodies_wait_for_each_other_is_told() -> None:
     errors = [future.exception(LIMIT) for future in futures]
     assert any(isinstance(error, DeadlockError) for error in errors)
     executor.shutdown()
+
+
+DOCUMENTED = """
+    from boundedexec import ThreadPoolExecutor
+
+    def wait_on_future():
+        f = executor.submit(pow, 5, 2)
+        print(f.result())
+
+    executor = ThreadPoolExecutor(max_workers=1)
+    executor.submit(wait_on_future)
+"""
+
+
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="Python 3.12 starts no threads at exit")
+def test_the_documented_program_that_hangs_prints_its_result() -> None:
+    for _ in range(3):
+        assert run_script(DOCUMENTED) == ["25"]
+
+
+def test_a_subclass_may_have_a_work_queue_of_its_own() -> None:
+    class Limited(ThreadPoolExecutor):
+        def __init__(self, limit: int) -> None:
+            super().__init__(2)
+            self._work_queue: queue.Queue[Any] = queue.Queue(limit)  # type: ignore[assignment]
+
+    with Limited(3) as pool:
+        assert pool.submit(int).result(LIMIT) == 0
+        assert pool._work_queue.maxsize == 3
+
+
+@pytest.mark.parametrize("timeout", [None, LIMIT])
+def test_as_completed_keeps_no_future_that_it_gave(timeout: float | None) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        steps = boundedexec.as_completed([pool.submit(int), pool.submit(int)], timeout)
+        given = weakref.ref(next(steps))
+        wait_until(lambda: given() is None)
+        assert next(steps).result() == 0

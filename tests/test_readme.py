@@ -24,7 +24,7 @@ def test_every_example_of_the_readme_runs() -> None:
 
 
 def test_start_is_two_commands_of_one_line_each(readme: str) -> None:
-    start = readme.split("\n## Start\n")[1].split("\n## ")[0]
+    start = readme.split("\n## Start\n")[1].split("\n## ", maxsplit=1)[0]
     blocks = re.findall(r"```(\w*)\n(.*?)```", start, re.DOTALL)
     assert [kind for kind, _ in blocks] == ["sh", "sh"]
     assert all(text.count("\n") == 1 for _, text in blocks)

@@ -19,6 +19,7 @@ from contextvars import Context, ContextVar
 from queue import SimpleQueue
 from threading import Thread, current_thread
 from types import FrameType
+from typing import Any
 
 import pytest
 from conftest import LIMIT, Starts, holding, run_script, wait_until
@@ -1042,7 +1043,7 @@ def test_futures_unfinished_at_the_fork_are_cancelled_in_the_child() -> None:
         running = service.submit(body)
         queued = service.submit(int)
         watched = service.submit(int)
-        unfinished: list[Future[object]] = [running, queued, watched]  # type: ignore[list-item]
+        unfinished: list[Future[Any]] = [running, queued, watched]
         assert entered.wait(LIMIT)
         watched.add_done_callback(called.append)
         running.add_done_callback(called.append)

@@ -1,0 +1,292 @@
+"""``python -m boundedexec run SCRIPT``: an existing program, with pools of this package.
+
+The program is not told. It has `__main__`, `sys.argv` and `sys.path` to itself, and
+what ends it goes through here untouched to the interpreter, which does with it what it
+does with any program: a traceback, an exit status, an end by SIGINT. Only the frames
+between the interpreter and the program are taken out of that traceback.
+
+At the end, after everything that was accepted is finished and the program's own exit
+handlers have run, one report on standard error says what its pools did.
+"""
+
+# The rooms share what users must not touch.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import builtins
+import importlib.util
+import io
+import os
+import pkgutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader
+from types import CodeType, ModuleType
+from typing import NoReturn
+
+from . import drop_in, slots
+from ._counting import Counts, count
+from .installing import install
+
+_PROGRAM = "python -m boundedexec run"
+
+# What Python itself reports.
+_NO_SUCH_FILE = 2
+_NO_SUCH_MODULE = 1
+
+# Seconds. An initializer may take longer than the first, and is not waited for then.
+_BEGINNING = 0.1
+_A_MOMENT = 0.001
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program that `arguments` name; return 0, or raise what ended it."""
+    arguments = list(arguments)
+    # What follows the program is the program's to parse.
+    end = _end_of_ours(arguments)
+    args = _parser().parse_args(arguments[:end])
+    program: str = args.module if args.script is None else args.script
+    module = ModuleType("__main__")
+    # As for any program; a module made in code has none of these.
+    vars(module).update(__builtins__=builtins)
+    if sys.version_info < (3, 14):
+        vars(module).update(__annotations__={})
+    if args.workers is not None:
+        setattr(drop_in, drop_in.default_workers.__name__, lambda: args.workers)
+    counts = count()
+    install()
+    atexit.register(_report, counts, os.getpid())
+    try:
+        if args.script is None:
+            code = _find_module(program, arguments[end:], module)
+        else:
+            code = _find_script(program, arguments[end:], module)
+        exec(code, vars(module))
+    except SystemExit:
+        raise
+    except BaseException as error:
+        _take_us_out_of(error)
+        raise
+    finally:
+        _let_begin()
+    return 0
+
+
+def _let_begin() -> None:
+    """Return when what can start has started, and has had time to submit.
+
+    Once the interpreter ends, Python 3.12 starts no threads, and a program that ends with
+    a submit, like the one in the stdlib's documentation that hangs, needs one.
+    """
+    end = time.monotonic() + _BEGINNING
+    while any(each.woken.fresh for each in slots._living()) and time.monotonic() < end:
+        # Asleep, so that the other thread has the processor, and the GIL.
+        time.sleep(_A_MOMENT)
+    if not all(each.idle() for each in slots._living()):
+        time.sleep(sys.getswitchinterval())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        usage="%(prog)s [-h] [--workers N] (SCRIPT | -m MODULE) [ARGS ...]",
+        description="Run a program as it is. Its concurrent.futures.ThreadPoolExecutor, wait and "
+        "as_completed are boundedexec's; at its end, what its pools did is said on standard error.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="how many workers a pool has that is made without max_workers, asyncio's too",
+    )
+    program = parser.add_mutually_exclusive_group(required=True)
+    program.add_argument("-m", dest="module", metavar="MODULE", help="a module, as of python -m")
+    program.add_argument("script", nargs="?", metavar="SCRIPT", help="a file, as of python")
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"must be a number of threads, 1 or more, not {text!r}")
+    return number
+
+
+def _end_of_ours(arguments: Sequence[str]) -> int:
+    """How many of `arguments` are ours: up to the script, or the name behind `-m`."""
+    index = 0
+    while index < len(arguments):
+        argument = arguments[index]
+        if argument == "-m":
+            return index + 2
+        index += 2 if argument == "--workers" else 1
+        if argument.startswith("-m") or not argument.startswith("-"):
+            return index
+    return len(arguments)
+
+
+def _find_script(path: str, arguments: list[str], module: ModuleType) -> CodeType:
+    """The code of `path`; the process is from now on as ``python path`` has it."""
+    sys.argv[:] = [path, *arguments]
+    full = os.path.join(os.getcwd(), path)
+    # Where `python -m` put the working directory, Python puts the script's.
+    ours = [] if getattr(sys.flags, "safe_path", sys.flags.isolated) else sys.path[:1]
+    importer = pkgutil.get_importer(full)
+    if importer is not None:
+        # A directory or an archive: what runs is the `__main__` in it.
+        sys.path[: len(ours)] = [full]
+        spec = importer.find_spec("__main__", None)
+        if spec is None:
+            _fail(f"can't find '__main__' module in {full!r}", _NO_SUCH_MODULE)
+        return _code(spec, module)
+    try:
+        with io.open_code(full) as file:
+            source = file.read()
+    except OSError as error:
+        _fail(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}", _NO_SUCH_FILE)
+    sys.path[: len(ours)] = [os.path.dirname(os.path.realpath(full))] if ours else []
+    compiled = full.endswith(".pyc")
+    loader = (SourcelessFileLoader if compiled else SourceFileLoader)("__main__", full)
+    _become_main(module, loader, full, None)
+    if compiled:
+        code = loader.get_code("__main__")
+        assert code is not None
+        return code
+    return compile(source, full, "exec", dont_inherit=True)
+
+
+def _find_module(name: str, arguments: list[str], module: ModuleType) -> CodeType:
+    """The code of the module `name`; the process is from now on as ``python -m`` has it."""
+    sys.argv[:] = ["-m", *arguments]
+    spec = _spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        package, spec = spec, _spec(f"{name}.__main__")
+        if spec is None:
+            _fail(
+                f"No module named {name}.__main__; {package.name!r} is a package and cannot be"
+                " directly executed",
+                _NO_SUCH_MODULE,
+            )
+    if spec is None:
+        _fail(f"No module named {name}", _NO_SUCH_MODULE)
+    sys.argv[0] = spec.origin or name
+    return _code(spec, module)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    parent = name.rpartition(".")[0]
+    try:
+        if parent:
+            __import__(parent)
+    except ImportError as error:
+        # Not where a module of the program's misses something else.
+        if error.name is None or not f"{parent}.".startswith(f"{error.name}."):
+            raise
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        _fail(f"Error while finding module specification for {name!r} ({reason})", _NO_SUCH_MODULE)
+
+
+def _code(spec: ModuleSpec, module: ModuleType) -> CodeType:
+    get_code = getattr(spec.loader, "get_code", None)
+    code: CodeType | None = None if get_code is None else get_code(spec.name)
+    if code is None:
+        _fail(f"No code object available for {spec.name}", _NO_SUCH_MODULE)
+    _become_main(module, spec.loader, spec.origin, spec)
+    return code
+
+
+def _become_main(
+    module: ModuleType, loader: object, file: str | None, spec: ModuleSpec | None
+) -> None:
+    vars(module).update(
+        __file__=file,
+        __loader__=loader,
+        __package__=None if spec is None else spec.parent,
+        __spec__=spec,
+    )
+    if sys.version_info < (3, 15):
+        vars(module).update(__cached__=None if spec is None else spec.cached)
+    sys.modules["__main__"] = module
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"{_PROGRAM}: {message}", file=sys.stderr)
+    # Nothing of the program has run, so there is nothing to report.
+    atexit.unregister(_report)
+    sys.exit(status)
+
+
+def _take_us_out_of(error: BaseException) -> None:
+    """Have the interpreter show `error`, which is on its way there, without our frames.
+
+    It goes on collecting frames until it arrives, so it is shortened by the hook that
+    shows it. It has to arrive: the interpreter makes of a Ctrl-C an end by the signal.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+    hook = sys.excepthook
+
+    def show(kind: type[BaseException], value: BaseException, _: object) -> None:
+        sys.excepthook = hook
+        hook(kind, value.with_traceback(trace), trace)
+
+    sys.excepthook = show
+
+
+def _report(counts: Counts, process: int) -> None:
+    # A forked child that ends as the program would is not the end of the program.
+    if os.getpid() != process:
+        return
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        pass  # The interpreter tries it once more, and says so.
+    try:
+        # Not `sys.stderr`, which the program may have put anything in the place of.
+        print(*_lines(counts), sep="\n", file=sys.__stderr__, flush=True)
+    except (OSError, ValueError):
+        pass  # Closed: nobody wants to know.
+
+
+def _lines(counts: Counts) -> list[str]:
+    says = "boundedexec:"
+    if not counts.services:
+        return [f"{says} the program made no pool"]
+    lines = [
+        f"{says} {_count(counts.services, 'service')}, "
+        f"{_count(counts.submissions, 'submission')}, "
+        f"at most {_count(counts.threads, 'thread')} at a time, "
+        f"longest wait for a slot {_time(counts.longest_wait)}"
+    ]
+    if counts.lent:
+        lines.append(
+            f"{says} {_count(counts.lent, 'slot')} lent by bodies to what they waited for,"
+            " where a ThreadPoolExecutor may hang"
+        )
+    if counts.circles:
+        lines.append(
+            f"{says} {_count(counts.circles, 'wait')} raised DeadlockError"
+            " and could never have ended"
+        )
+    return lines
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"

@@ -1,0 +1,470 @@
+"""The package with one step broken: the scenarios must notice each.
+
+A mutation replaces a text, which must be there exactly once, in one module. What
+stands there is what the comment beside the step in the package says must not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    #: What is broken.
+    name: str
+    module: str
+    old: str
+    new: str
+    #: The scenario that notices.
+    scenario: str
+
+    def apply(self, sources: Mapping[str, str]) -> dict[str, str]:
+        """The sources with this mutation. Raises `ValueError` where it does not fit."""
+        source = sources[self.module]
+        if source.count(self.old) != 1:
+            raise ValueError(f"{self.module}.py does not contain it exactly once")
+        return {**sources, self.module: source.replace(self.old, self.new)}
+
+
+MUTATIONS = [
+    Mutation(
+        "a slot is freed and nobody looks again",
+        "slots",
+        """        self.free.append(slot)
+        if self.resumers or self.queue:
+            self.dispatch_or_fail()
+""",
+        "        self.free.append(slot)\n",
+        "submit_beside_an_end",
+    ),
+    Mutation(
+        "a submission looks for a slot before it is queued",
+        "service",
+        """        slots.queue.append(future)
+        # Queued, so look. A worker that is waking up looks when it is awake.
+        if (slots.free or slots.endless) and not slots.woken.fresh:
+""",
+        """        found = (slots.free or slots.endless) and not slots.woken.fresh
+        slots.queue.append(future)
+        if found:
+""",
+        "submit_beside_an_end",
+    ),
+    Mutation(
+        "a worker parks after its slot is free",
+        "slots",
+        """        # Parked before the slot is free, see `Crew.park`.
+        self.crew.park(body)
+        debts = body.debts
+""",
+        """        if not body.debts and not self.resumers and slot is not None:
+            self.release(slot)
+            self.crew.park(body)
+            return
+        self.crew.park(body)
+        debts = body.debts
+""",
+        "submit_beside_an_end",
+    ),
+    Mutation(
+        "the claim is two steps, in `cancel`",
+        "futures",
+        """            fn = self._fn
+            del self._fn
+        except AttributeError:
+            return None
+        return fn
+""",
+        """            fn = self._fn
+        except AttributeError:
+            return None
+        try:
+            del self._fn
+        except AttributeError:
+            pass
+        return fn
+""",
+        "cancel_beside_a_start",
+    ),
+    Mutation(
+        "the claim is two steps, in a worker",
+        "slots",
+        """                fn = future._fn
+                del future._fn
+            except AttributeError:
+                continue  # Cancelled, or lent a slot.
+""",
+        """                fn = future._fn
+            except AttributeError:
+                continue
+            try:
+                del future._fn
+            except AttributeError:
+                pass
+""",
+        "cancel_beside_a_start",
+    ),
+    Mutation(
+        "a worker claims before it says what it executes",
+        "slots",
+        """            body.future = future  # Before the claim, see `Future.cancel`.
+            try:
+                fn = future._fn
+                del future._fn
+            except AttributeError:
+                continue  # Cancelled, or lent a slot.
+""",
+        """            try:
+                fn = future._fn
+                del future._fn
+            except AttributeError:
+                continue
+            body.future = future
+""",
+        "cancel_beside_a_start",
+    ),
+    Mutation(
+        "idle() looks at the slots once",
+        "slots",
+        "        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)\n",
+        "        return True\n",
+        "block_till_done_beside_the_last_end",
+    ),
+    Mutation(
+        "idle() does not see that a slot was taken and given back",
+        "slots",
+        "        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)\n",
+        "        return total == len(self.all) == len(free)\n",
+        "block_till_done_beside_a_callback",
+    ),
+    Mutation(
+        "idle() looks at the queue before what is away",
+        "slots",
+        "        if self.away or self.queue:\n            return False\n",
+        "        if self.queue or self.away:\n            return False\n",
+        "coalesced_beside_block_till_done",
+    ),
+    Mutation(
+        "who waits for everything does not look once it can be told",
+        "slots",
+        """                self.dispatch_or_fail()
+            self.check_idle()
+            if timeout is None:
+""",
+        """                self.dispatch_or_fail()
+            if timeout is None:
+""",
+        "block_till_done_beside_the_last_end",
+    ),
+    Mutation(
+        "a slot is freed and who waits for everything is not told",
+        "slots",
+        """            self.dispatch_or_fail()
+        if self._observers:
+            self.check_idle()
+""",
+        """            self.dispatch_or_fail()
+""",
+        "block_till_done_beside_the_last_end",
+    ),
+    Mutation(
+        "a slot is put back and who waits for everything is not told",
+        "slots",
+        """        self.free.append(slot)
+        self.check_idle()
+""",
+        "        self.free.append(slot)\n",
+        "a_slot_looked_for_in_vain",
+    ),
+    Mutation(
+        "what is being cancelled is not outstanding",
+        "futures",
+        """        owner.away.add(self)
+        try:
+            if not self._claim()""",
+        """        try:
+            if not self._claim()""",
+        "block_till_done_beside_a_cancelled_callback",
+    ),
+    Mutation(
+        "a body that yields is outstanding only after its slot is free",
+        "slots",
+        """        self.away.add(body)
+        body.slot = None
+        self.release(slot)
+""",
+        """        body.slot = None
+        self.release(slot)
+        self.away.add(body)
+""",
+        "yielded_beside_block_till_done",
+    ),
+    Mutation(
+        "who waits does not look once it can be told",
+        "futures",
+        """            # Published, so look again: who ended it before did not tell us.
+            if not self.done():
+""",
+        "            if True:\n",
+        "result_beside_an_end",
+    ),
+    Mutation(
+        "who waits enters itself without the lock of the Watch",
+        "futures",
+        """        with watch.lock:
+            watch.waiters.append(sleeper)
+""",
+        "        watch.waiters.append(sleeper)\n",
+        "two_watch_beside_an_end",
+    ),
+    Mutation(
+        "who makes a Watch does not look for an outcome",
+        "futures",
+        """                late = watch is made and (
+                    self._state is ENDING or self._failure is CANCELLATION
+                )
+""",
+        "                late = False\n",
+        "a_body_waits_beside_an_end",
+    ),
+    Mutation(
+        "a Watch is made in two steps",
+        "futures",
+        """                watch = self.__dict__.setdefault("_watch", made)
+""",
+        """                watch = self._watch or made
+                self._watch = watch
+""",
+        "two_watch_beside_an_end",
+    ),
+    Mutation(
+        "a callback is entered without the lock of the Watch",
+        "futures",
+        """            with watch.lock:
+                if not self.done():
+                    if watch.callbacks is None:
+                        watch.callbacks = deque()
+                    watch.callbacks.append(fn)
+                    return
+""",
+        """            if not self.done():
+                if watch.callbacks is None:
+                    watch.callbacks = deque()
+                watch.callbacks.append(fn)
+                return
+""",
+        "callback_beside_an_end",
+    ),
+    Mutation(
+        "a woken worker is no longer fresh before it has taken something",
+        "slots",
+        """        while not self.resumers:
+            try:
+                future = queue.popleft()
+""",
+        """        while not self.resumers:
+            if body.fresh:
+                body.fresh = False
+                if queue and (self.free or self.endless):
+                    self.dispatch()
+            try:
+                future = queue.popleft()
+""",
+        "one_submission_one_thread",
+    ),
+    Mutation(
+        "a woken worker does not look whether there is more",
+        "slots",
+        """                if queue and (self.free or self.endless):
+                    try:
+                        self.dispatch()
+                    except Exception:
+                        pass  # This worker goes on to the next by itself.
+""",
+        "",
+        "two_slots_two_bodies",
+    ),
+    Mutation(
+        "a woken worker looks and only then is no longer fresh",
+        "slots",
+        """                body.fresh = False
+                if queue and (self.free or self.endless):
+                    try:
+                        self.dispatch()
+                    except Exception:
+                        pass  # This worker goes on to the next by itself.
+""",
+        """                if queue and (self.free or self.endless):
+                    self.dispatch()
+                body.fresh = False
+""",
+        "two_slots_two_bodies",
+    ),
+    Mutation(
+        "a worker goes on to the queue before those who resume",
+        "slots",
+        "        while not self.resumers:\n            try:\n",
+        "        while True:\n            try:\n",
+        "resumers_go_first",
+    ),
+    Mutation(
+        "a body that resumes does not look once it can be found",
+        "slots",
+        """            self.resumers.append(body)
+            self.dispatch_or_fail()
+""",
+        "            self.resumers.append(body)\n",
+        "two_resume_beside_an_end",
+    ),
+    Mutation(
+        "a submission does not look for a shutdown once it is queued",
+        "service",
+        "        if slots.refusal is not None and slots.refuses() and slots.take_back(future):\n",
+        "        if False:\n",
+        "shutdown_beside_a_submit",
+    ),
+    Mutation(
+        "a thread does not look whether it should end once it is parked",
+        "threads",
+        """        if self.ending and self._withdraw(worker):
+            return
+""",
+        "",
+        "shutdown_beside_an_end",
+    ),
+    Mutation(
+        "an idle thread ends without taking itself out",
+        "threads",
+        """            if self._withdraw(worker):
+                return
+            # Taken""",
+        """            self._withdraw(worker)
+            return
+            # Taken""",
+        "idle_time_out_beside_a_hand_over",
+    ),
+    Mutation(
+        "a parked thread is taken in two steps",
+        "threads",
+        "            return self.parked.popitem()[0]\n",
+        """            worker = list(self.parked)[-1]
+            self.parked.pop(worker, None)
+            return worker
+        except IndexError:
+            pass
+""",
+        "idle_time_out_beside_a_hand_over",
+    ),
+    Mutation(
+        "a lent slot is given back without a word with the lender",
+        "waiting",
+        """        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        lender = self._lender
+""",
+        "        lender = self._lender\n",
+        "lend_beside_a_submit",
+    ),
+    Mutation(
+        "a lender goes on without a word with the borrower",
+        "waiting",
+        """        try:
+            self._open.pop()
+        except IndexError:
+            while not self._returned:
+                self._wait.lock.acquire()
+        else:
+            self._lender.lend = None
+""",
+        "        self._lender.lend = None\n",
+        "lend_beside_a_submit",
+    ),
+    Mutation(
+        "a lender that goes on without its slot is not outstanding",
+        "waiting",
+        "                body.slots.away.add(body)\n                lend.abandon()\n",
+        "                lend.abandon()\n",
+        "lend_beside_block_till_done",
+    ),
+    Mutation(
+        "a submit joins a run that is being started",
+        "coalescer",
+        '        return not self.closing or self.links.setdefault("work", work) is work\n',
+        "        return True\n",
+        "coalesced_beside_an_end",
+    ),
+    Mutation(
+        "a run is started and nobody is told that it closes",
+        "coalescer",
+        """        self.closing = True
+        work = self.links.setdefault("work", self.latest)
+""",
+        """        work = self.links.setdefault("work", self.latest)
+        self.closing = True
+""",
+        "coalesced_beside_an_end",
+    ),
+    Mutation(
+        "a run is cancelled and nobody is told that it closes",
+        "coalescer",
+        """        run.closing = True
+        if run.shared and not even_shared:
+            return False
+""",
+        "",
+        "coalesced_beside_a_cancel",
+    ),
+    Mutation(
+        "a run is over before it is out of sight",
+        "coalescer",
+        """                self._runs.pop(run.key, None)
+                following = run.links.setdefault("next", _OVER)
+                if following is _OVER or""",
+        """                following = run.links.setdefault("next", _OVER)
+                self._runs.pop(run.key, None)
+                if following is _OVER or""",
+        "coalesced_by_two",
+    ),
+    Mutation(
+        "what follows a run is linked in two steps",
+        "coalescer",
+        """            following: Any = line.links.setdefault("next", run)
+            if""",
+        """            following: Any = line.links.get("next") or run
+            line.links["next"] = following
+            if""",
+        "coalesced_beside_an_end",
+    ),
+    Mutation(
+        "an owed re-run is not outstanding before it is linked",
+        "coalescer",
+        "        self._era.away.add(run.future)\n        entered,",
+        "        entered,",
+        "coalesced_beside_block_till_done",
+    ),
+    Mutation(
+        "a run is let go before it is over",
+        "coalescer",
+        """        self._finish()
+        # Over, and only then let go: whoever holds it looks afterwards whether it is over.
+        let_go(self)
+""",
+        """        let_go(self)
+        self._finish()
+""",
+        "coalesced_beside_an_end",
+    ),
+    Mutation(
+        "a re-run that is held is not looked at again",
+        "coalescer",
+        """                if run.inner is not None:
+                    let_go(run.future, line.future)
+                    run.hold_by_inner()
+""",
+        "",
+        "coalesced_beside_an_end",
+    ),
+]

@@ -1,0 +1,590 @@
+"""The steps of the core protocol, beside each other.
+
+Each scenario is a function that is given a `World` and is the main thread of every
+execution. It makes as few threads as show the meeting that it is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from package import Package, World
+from scheduler import Lock, Run, declare
+
+
+class Scenario(NamedTuple):
+    name: str
+    main: Callable[[World], object]
+    #: The bound of preemptions by default, None where every schedule is explored.
+    bound: int | None
+
+    def make(self, package: Package) -> Callable[[], tuple[Callable[[], object], Any]]:
+        def fresh() -> tuple[Callable[[], object], Callable[[Run], None]]:
+            package.reset()
+            world = World(package)
+            return lambda: self.main(world), world.check
+
+        return fresh
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(bound: int | None = None) -> Callable[[Callable[[World], object]], Scenario]:
+    def enter(main: Callable[[World], object]) -> Scenario:
+        name = main.__name__
+        SCENARIOS[name] = Scenario(name, main, bound)
+        return SCENARIOS[name]
+
+    return enter
+
+
+class Gate:
+    """An event: closed until it is opened."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.held = True
+
+    def open(self) -> None:
+        self._lock.release()
+
+    def wait(self) -> None:
+        self._lock.acquire()
+        self._lock.release()
+
+
+@scenario()
+def submit_beside_an_end(world: World) -> None:
+    """A submission is queued while the only slot is given up: one thread does both."""
+    service = world.service()
+    world.most_threads = 1
+    world.accept(service.submit(world.body("first")))
+    world.accept(service.submit(world.body("second")))
+
+
+@scenario()
+def two_submitters(world: World) -> None:
+    """Two threads submit to a service at rest."""
+    service = world.service()
+    world.most_threads = 1
+    world.thread(lambda: world.accept(service.submit(world.body("other"))), "submitter")
+    world.accept(service.submit(world.body("mine")))
+
+
+@scenario()
+def two_slots_two_bodies(world: World) -> None:
+    """Two bodies that need each other, so both slots must be handed out."""
+    service = world.service(2)
+    gates = Gate(), Gate()
+
+    def meet(mine: Gate, other: Gate) -> None:
+        mine.open()
+        other.wait()
+
+    world.accept(service.submit(world.body("first", lambda: meet(*gates))))
+    world.accept(service.submit(world.body("second", lambda: meet(*reversed(gates)))))
+
+
+@scenario()
+def cancel_beside_a_start(world: World) -> None:
+    """A submission is cancelled while it is started: one of the two happens."""
+    service = world.service()
+    future = world.accept(service.submit(world.body("body")))
+    cancelled = future.cancel()
+
+    def check() -> None:
+        assert future.cancelled() is cancelled
+        assert ("body" in world.ran) is not cancelled, "cancelled and started, or neither"
+
+    world.after.append(check)
+
+
+@scenario()
+def two_cancel_beside_a_start(world: World) -> None:
+    """Two threads cancel what a third starts: one succeeds, or it runs."""
+    service = world.service()
+    future = world.accept(service.submit(world.body("body")))
+    told: list[bool] = []
+    world.thread(lambda: told.append(future.cancel()), "canceller")
+    told.append(future.cancel())
+
+    def check() -> None:
+        # One may be told False while the other is still about to make it so.
+        assert (True in told) is future.cancelled(), told
+        assert ("body" in world.ran) is not future.cancelled(), "cancelled and started, or neither"
+
+    world.after.append(check)
+
+
+@scenario()
+def result_beside_an_end(world: World) -> None:
+    """A future is waited for, and called back, while its body ends."""
+    service = world.service()
+    future = world.accept(service.submit(world.body("body", lambda: 7)))
+    called: list[object] = []
+    future.add_done_callback(called.append)
+    assert future.result() == 7
+
+    def check() -> None:
+        assert called == [future], called
+
+    world.after.append(check)
+
+
+@scenario()
+def two_watch_beside_an_end(world: World) -> None:
+    """Two threads wait for a future while its body ends."""
+    service = world.service()
+    future = world.accept(service.submit(world.body("body", lambda: 7)))
+    results: list[object] = []
+    world.thread(lambda: results.append(future.result()), "waiter")
+    results.append(future.result())
+    world.after.append(lambda: _same(results, [7, 7]))
+
+
+@scenario()
+def wait_beside_a_cancel(world: World) -> None:
+    """A future is waited for while it is cancelled, or started."""
+    service = world.service()
+    future = world.accept(service.submit(world.body("body", lambda: 7)))
+
+    def wait() -> None:
+        try:
+            assert future.result() == 7
+        except world.package.futures.CancelledError:
+            assert future.cancelled()
+
+    world.thread(wait, "waiter")
+    future.cancel()
+
+
+@scenario()
+def idle_time_out_beside_a_hand_over(world: World) -> None:
+    """A thread's idle time is over while it is handed a submission."""
+    service = world.service(idle_timeout=1.0)
+    world.accept(service.submit(world.body("first"))).result()
+    world.accept(service.submit(world.body("second")))
+
+
+@scenario()
+def two_idle_time_outs(world: World) -> None:
+    """Two idle threads' time is over while one of them is handed a submission."""
+    service = world.service(2, idle_timeout=1.0)
+    gates = Gate(), Gate()
+
+    def meet(mine: Gate, other: Gate) -> None:
+        mine.open()
+        other.wait()
+
+    first = world.accept(service.submit(world.body("first", lambda: meet(*gates))))
+    world.accept(service.submit(world.body("second", lambda: meet(*reversed(gates))))).result()
+    first.result()
+    world.accept(service.submit(world.body("third")))
+
+
+@scenario()
+def block_till_done_beside_the_last_end(world: World) -> None:
+    """What waits for everything returns once the last body is over, and not before."""
+    service = world.service()
+    world.accept(service.submit(world.body("body")))
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended == ["body"], "it returned early"
+
+
+@scenario()
+def block_till_done_beside_a_callback(world: World) -> None:
+    """What a callback submits is waited for too: there is no gap between the two."""
+    service = world.service()
+
+    def callback(_: object) -> None:
+        world.accept(service.submit(world.body("second")))
+
+    future = world.accept(service.submit(world.body("first")))
+    future.add_done_callback(callback)
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended == ["first", "second"], "it returned early"
+
+
+@scenario()
+def block_till_done_beside_a_cancelled_callback(world: World) -> None:
+    """The callbacks of a cancelled submission are outstanding."""
+    service = world.service()
+    gate = Gate()
+    world.accept(service.submit(world.body("first", gate.wait)))
+    future = world.accept(service.submit(world.body("never")))
+    ended: list[str] = []
+
+    def callback(_: object) -> None:
+        world.accept(service.submit(world.body("second")))
+        declare(world)
+        ended.append("callback")
+
+    future.add_done_callback(callback)
+
+    def cancel() -> None:
+        assert future.cancel()
+        gate.open()
+
+    world.thread(cancel, "canceller")
+    assert service.block_till_done()
+    declare(world)
+    assert ended == ["callback"] and world.ended == ["first", "second"], "it returned early"
+
+
+@scenario()
+def block_till_done_with_two_slots(world: World) -> None:
+    """Each slot is free at some time; nothing is outstanding at another."""
+    service = world.service(2)
+    world.accept(
+        service.submit(
+            world.body("first", lambda: world.accept(service.submit(world.body("second"))))
+        )
+    )
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended == ["first", "second"] or world.ended == ["second", "first"]
+
+
+@scenario()
+def shutdown_beside_a_submit(world: World) -> None:
+    """A submission beside a shutdown is refused, or finished before that returns."""
+    service = world.service()
+    refused: list[str] = []
+
+    def submit() -> None:
+        try:
+            world.accept(service.submit(world.body("body")))
+        except RuntimeError:
+            refused.append("body")
+
+    world.thread(submit, "submitter")
+    service.shutdown(wait=True)
+    world.shut_down = True
+    world.after.append(lambda: _same(sorted([*refused, *world.ran]), ["body"]))
+
+
+@scenario()
+def shutdown_beside_an_end(world: World) -> None:
+    """The threads end though one parks while all are told to."""
+    service = world.service()
+    world.accept(service.submit(world.body("body")))
+    service.shutdown(wait=True)
+    assert world.ended == ["body"], "it returned early"
+    world.after.append(lambda: _same([*service._slots.crew.workers], []))
+
+
+@scenario()
+def shutdown_that_cancels(world: World) -> None:
+    """What is queued is cancelled or runs; nothing is left."""
+    service = world.service()
+    world.accept(service.submit(world.body("first")))
+    future = world.accept(service.submit(world.body("second")))
+    service.shutdown(wait=True, cancel_futures=True)
+    world.after.append(lambda: _same("second" in world.ran, not future.cancelled()))
+    world.after.append(lambda: _same([*service._slots.crew.workers], []))
+
+
+@scenario()
+def two_resume_beside_an_end(world: World) -> None:
+    """Two bodies want their slot back while a third gives it up: all end, in turn."""
+    service = world.service()
+
+    def yielding() -> None:
+        world.without_slot(lambda: service.yield_slot(int))
+
+    world.accept(service.submit(world.body("first", yielding)))
+    world.accept(service.submit(world.body("second", yielding)))
+
+
+@scenario()
+def resume_beside_a_submit(world: World) -> None:
+    """A body wants its slot back while something new is queued: neither is forgotten."""
+    service = world.service()
+    world.accept(
+        service.submit(
+            world.body("first", lambda: world.without_slot(lambda: service.yield_slot(int)))
+        )
+    )
+    world.accept(service.submit(world.body("second")))
+
+
+@scenario()
+def yielded_and_needed(world: World) -> None:
+    """A body yields its slot until another has run, which is submitted meanwhile."""
+    service = world.service()
+    gate = Gate()
+    world.accept(
+        service.submit(
+            world.body("first", lambda: world.without_slot(lambda: service.yield_slot(gate.wait)))
+        )
+    )
+    world.accept(service.submit(world.body("second", gate.open)))
+    assert service.block_till_done()
+    declare(world)
+    assert sorted(world.ended) == ["first", "second"], "it returned early"
+
+
+@scenario()
+def lend_beside_a_submit(world: World) -> None:
+    """A body lends its slot to what it waits for while something else is queued."""
+    service = world.service()
+
+    def outer() -> object:
+        inner = world.accept(service.submit(world.body("inner", lambda: 7)))
+        return world.without_slot(inner.result)
+
+    future = world.accept(service.submit(world.body("outer", outer)))
+    world.accept(service.submit(world.body("other")))
+    world.after.append(lambda: _same(future._result, 7))
+
+
+@scenario()
+def lend_beside_a_cancel(world: World) -> None:
+    """What a body lends its slot to is cancelled: it goes on, with its slot."""
+    service = world.service()
+    inner: list[Any] = []
+
+    def outer() -> None:
+        future = world.accept(service.submit(world.body("inner")))
+        inner.append(future)
+        known.open()
+        try:
+            world.without_slot(future.result)
+        except world.package.futures.CancelledError:
+            pass
+
+    known = Gate()
+    world.accept(service.submit(world.body("outer", outer)))
+    known.wait()
+    inner[0].cancel()
+
+
+@scenario()
+def lend_beside_block_till_done(world: World) -> None:
+    """A slot that is lent and given back is never seen as nothing outstanding."""
+    service = world.service()
+
+    def outer() -> None:
+        world.without_slot(world.accept(service.submit(world.body("inner"))).result)
+
+    world.accept(service.submit(world.body("outer", outer)))
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended == ["inner", "outer"], "it returned early"
+
+
+@scenario()
+def two_wait_in_a_circle(world: World) -> None:
+    """Two bodies wait for each other: one is told so, and nobody hangs."""
+    service = world.service(2)
+    futures: list[Any] = []
+    known = Gate()
+
+    def ask(other: int) -> None:
+        known.wait()
+        futures[other].result()
+
+    for name, other in ("first", 1), ("second", 0):
+        futures.append(
+            world.accept(service.submit(world.body(name, lambda other=other: ask(other))))
+        )
+    known.open()
+
+    def check() -> None:
+        errors = [type(future._failure.exception).__name__ for future in futures]
+        assert errors == ["DeadlockError", "DeadlockError"], errors
+
+    world.after.append(check)
+
+
+@scenario()
+def a_start_that_fails(world: World) -> None:
+    """A thread cannot be started while another's body ends: nothing is lost."""
+    service = world.service(2)
+    gate = Gate()
+    world.accept(service.submit(world.body("first", gate.wait)))
+    world.package.fails_to_start = lambda: True
+    world.accept(service.submit(world.body("second")))
+    gate.open()
+
+
+@scenario()
+def coalesced_beside_an_end(world: World) -> None:
+    """A key is submitted while its run starts and ends: a run that starts later is its."""
+    service = world.service()
+    coalescer = world.package.Coalescer(service)
+    starts: list[int] = []
+    changes = [0]
+
+    def run() -> int:
+        declare(changes)
+        starts.append(changes[0])
+        return changes[0]
+
+    world.accept(coalescer.submit("key", run))
+    declare(changes)
+    changes[0] = 1
+    future = world.accept(coalescer.submit("key", run))
+
+    def check() -> None:
+        assert future._result == 1, "the result has not seen the change"
+        assert starts in ([0, 1], [1, 1], [1]), starts
+        assert len(coalescer) == 0
+
+    world.after.append(check)
+
+
+@scenario()
+def coalesced_by_two(world: World) -> None:
+    """Two threads submit the same key: what each is given has seen its own change."""
+    service = world.service()
+    coalescer = world.package.Coalescer(service)
+    changes: set[str] = set()
+    futures: dict[str, Any] = {}
+    running: list[int] = []
+
+    def run() -> set[str]:
+        assert not running, "two runs of one key at once"
+        running.append(1)
+        declare(changes)
+        seen = {*changes}
+        running.pop()
+        return seen
+
+    def submit(name: str) -> None:
+        declare(changes)
+        changes.add(name)
+        futures[name] = world.accept(coalescer.submit("key", run))
+
+    world.thread(lambda: submit("other"), "submitter")
+    submit("mine")
+
+    def check() -> None:
+        for name, future in futures.items():
+            assert name in future._result, f"the result has not seen {name}"
+        assert len(coalescer) == 0
+
+    world.after.append(check)
+
+
+@scenario()
+def coalesced_beside_block_till_done(world: World) -> None:
+    """A re-run that is owed is outstanding, all the time."""
+    service = world.service()
+    coalescer = world.package.Coalescer(service)
+    started = Gate()
+    first = world.accept(coalescer.submit("key", world.body("first", started.open)))
+    started.wait()
+    second = world.accept(coalescer.submit("key", world.body("second")))
+    assert first is not second, "it joined a run that had started"
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended == ["first", "second"], "it returned early"
+
+
+@scenario()
+def coalesced_beside_a_cancel(world: World) -> None:
+    """A run is cancelled while another submit joins it: it runs for that one."""
+    service = world.service()
+    coalescer = world.package.Coalescer(service)
+    first = world.accept(coalescer.submit("key", lambda: 1))
+    second: list[Any] = []
+    world.thread(
+        lambda: second.append(world.accept(coalescer.submit("key", lambda: 2))), "submitter"
+    )
+    cancelled = first.cancel()
+
+    def check() -> None:
+        assert first.cancelled() is cancelled
+        assert not second[0].cancelled(), "cancelled by another"
+        assert second[0]._result == 2
+        assert len(coalescer) == 0
+
+    world.after.append(check)
+
+
+@scenario()
+def callback_beside_an_end(world: World) -> None:
+    """A callback is entered while the body ends: it is called once."""
+    service = world.service()
+    future = world.accept(service.submit(world.body("body")))
+    called: list[object] = []
+    future.add_done_callback(called.append)
+    world.after.append(lambda: _same(called, [future]))
+
+
+@scenario()
+def yielded_beside_block_till_done(world: World) -> None:
+    """A body is outstanding while its slot is somebody else's."""
+    service = world.service()
+    world.accept(
+        service.submit(
+            world.body("body", lambda: world.without_slot(lambda: service.yield_slot(int)))
+        )
+    )
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended == ["body"], "it returned early"
+
+
+@scenario()
+def one_submission_one_thread(world: World) -> None:
+    """One submission wakes one thread, however many slots are free."""
+    service = world.service(2)
+    world.most_threads = 1
+    world.accept(service.submit(world.body("body")))
+    assert service.block_till_done()
+
+
+@scenario()
+def a_body_waits_beside_an_end(world: World) -> None:
+    """A body waits for another that executes and ends."""
+    service = world.service(2)
+    first = world.accept(service.submit(world.body("first", lambda: 7)))
+    second = world.accept(
+        service.submit(world.body("second", lambda: world.without_slot(first.result)))
+    )
+    world.after.append(lambda: _same(second._result, 7))
+
+
+@scenario()
+def resumers_go_first(world: World) -> None:
+    """A body that wants its slot back has it before what has not started."""
+    service = world.service()
+    slots = service._slots
+    gate = Gate()
+    log: list[str] = []
+
+    def first() -> None:
+        world.without_slot(lambda: service.yield_slot(gate.wait))
+        log.append("first")
+
+    def second() -> None:
+        gate.open()
+        world.looks_into(slots.resumers)
+        if slots.resumers:
+            log.append("first waits")
+
+    def third() -> None:
+        if "first waits" in log:
+            assert "first" in log, "it went before a body that resumes"
+
+    world.accept(service.submit(world.body("first", first)))
+    world.accept(service.submit(world.body("second", second)))
+    world.accept(service.submit(world.body("third", third)))
+
+
+@scenario()
+def a_slot_looked_for_in_vain(world: World) -> None:
+    """A slot that is taken for nothing and put back is outstanding to nobody."""
+    service = world.service(2)
+    world.thread(lambda: world.accept(service.submit(world.body("body"))), "submitter")
+    assert service.block_till_done()
+
+
+def _same(found: object, expected: object) -> None:
+    assert found == expected, f"{found!r}, not {expected!r}"
