@@ -556,7 +556,8 @@ def test_its_own_tests_pass_with_the_drop_in_in_the_place_of_the_pool(
 ) -> None:
     folder = Path(library(name).__file__).parents[1]
     (tmp_path / "in_place.py").write_text(
-        "import concurrent.futures, boundedexec\n"
+        "import concurrent.futures, signal, boundedexec\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "concurrent.futures.ThreadPoolExecutor = boundedexec.ThreadPoolExecutor\n"
     )
     files = [str(folder / file) for file in OWN_TESTS[name]]
