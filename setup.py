@@ -10,7 +10,7 @@ class CompleteSdist(sdist):
     """Has the whole checkout: by itself it would leave out what tests share, and tox.ini."""
 
     def make_release_tree(self, base_dir, files):
-        tests = {*glob("tests/*.py"), *glob("tests/foreign/*.py")}
+        tests = glob("tests/**/*.py", recursive=True)
         more = {*tests, *glob(".ci/*"), "CHANGELOG.md", "tox.ini"}
         super().make_release_tree(base_dir, sorted(more.union(files)))
 

@@ -463,6 +463,8 @@ def test_an_interrupt_ends_awaiting_a_service() -> None:
     assert run_script("""
         import asyncio, signal, threading
         from boundedexec import Service
+        # A program that is started in the background of a shell ignores it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         service, release = Service(1), threading.Event()
         service.submit(release.wait)
 

@@ -182,6 +182,9 @@ def method_of(test: unittest.TestCase) -> str:
 
 def modules() -> list[ModuleType]:
     """The suite's modules: a package of them, or the one that it was up to 3.11."""
+    # Some distributions have the tests in a directory beside, named by PYTHONPATH.
+    package = importlib.import_module("test")
+    package.__path__ = pkgutil.extend_path(package.__path__, "test")
     suite = importlib.import_module(SUITE)
     if not hasattr(suite, "__path__"):
         return [suite]
@@ -219,7 +222,8 @@ def in_scripts(run: Callable[..., Any], name: str) -> Callable[..., Any]:
         # The script runs isolated, so it has to be told where the modules are.
         source = (
             f"import sys; sys.path[:] = {sys.path!r}\n"
-            "import concurrent.futures, boundedexec\n"
+            "import concurrent.futures, pkgutil, test, boundedexec\n"
+            "test.__path__ = pkgutil.extend_path(test.__path__, 'test')\n"
             f"concurrent.futures.ThreadPoolExecutor = boundedexec.{name}\n"
             f"concurrent.futures.{name} = boundedexec.{name}\n"
         ) + source
