@@ -199,7 +199,7 @@ class Service(concurrent.futures.Executor):
             finally:
                 slots.resume(body)
         finally:
-            if body.slot is None or body.asked:
+            if body.resumes():
                 slots.resume(body)  # It was interrupted.
 
     @contextmanager
@@ -221,7 +221,7 @@ class Service(concurrent.futures.Executor):
             finally:
                 slots.resume(body)
         finally:
-            if body.slot is None or body.asked:
+            if body.resumes():
                 slots.resume(body)  # It was interrupted.
 
     def block_till_done(self, timeout: float | None = None) -> bool:

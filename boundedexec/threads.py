@@ -165,7 +165,9 @@ class Crew(Generic[W]):
         #: Those that wait for a job, in the order in which they came.
         self.parked: dict[W, None] = {}
         #: Takes out of `parked`, the last first, with None; `KeyError` where none is left.
-        self.spare: Iterator[tuple[W, None]] = map(self.parked.__class__.popitem, itertools.repeat(self.parked))
+        self.spare: Iterator[tuple[W, None]] = map(
+            self.parked.__class__.popitem, itertools.repeat(self.parked)
+        )
         #: Set once: a thread with nothing to do ends.
         self.ending = False
 

@@ -119,6 +119,10 @@ class Body(Worker):
         finally:
             del future, waiting  # A traceback may hold this frame.
 
+    def resumes(self) -> bool:
+        """Whether it is still to have a slot again."""
+        return self.slot is None or bool(self.asked)
+
     def rouse(self) -> None:
         """Have this body look for the slot that it was given."""
         try:
@@ -260,9 +264,12 @@ class _Wait(Sleeper, _Node):
             finally:
                 self._leave(body)
         finally:
-            if self.body is not None:
+            if self.is_blocked():
                 self._leave(body)  # It was interrupted.
             del self  # A traceback may hold this frame.
+
+    def is_blocked(self) -> bool:
+        return self.body is not None
 
     def _block(self, body: Body) -> None:
         assert body.future is not None
@@ -293,7 +300,7 @@ class _Wait(Sleeper, _Node):
             # Outstanding, whoever has the slot by now; until `resume` says so.
             body.slots.away.add(body)
             lend.abandon()
-        if self._held and (body.slot is None or body.asked):
+        if self._held and body.resumes():
             body.slots.resume(body)
         else:
             body.slots.away.discard(body)
@@ -644,7 +651,7 @@ def _lend_to(giver: Body, future: AnyFuture) -> bool:
     try:
         # First the thread, for without one the submission has to stay where it is.
         try:
-            for pair in crew.spare:
+            for pair in crew.spare:  # noqa: B007
                 break
         except KeyError:
             pass
