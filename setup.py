@@ -10,7 +10,8 @@ class CompleteSdist(sdist):
     """Has the whole checkout: by itself it would leave out what tests share, and tox.ini."""
 
     def make_release_tree(self, base_dir, files):
-        more = {*glob("tests/*.py"), *glob(".ci/*"), "CHANGELOG.md", "tox.ini"}
+        tests = {*glob("tests/*.py"), *glob("tests/foreign/*.py")}
+        more = {*tests, *glob(".ci/*"), "CHANGELOG.md", "tox.ini"}
         super().make_release_tree(base_dir, sorted(more.union(files)))
 
 

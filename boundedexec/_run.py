@@ -77,12 +77,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _let_begin() -> None:
-    """Return when what could start has started, and has had time to submit.
+    """Return when what can start has started, and has had time to submit.
 
-    The stdlib's `submit` returns when its new thread runs, and that has the GIL for one
-    interval. A program that ends with a submit, like the one in the stdlib's
-    documentation, therefore has a body that has done its own submit when the interpreter
-    begins to end and refuses them. Our `submit` does not wait, so here it is waited for.
+    Once the interpreter ends, Python 3.12 starts no threads, and a program that ends with
+    a submit, like the one in the stdlib's documentation that hangs, needs one.
     """
     end = time.monotonic() + _BEGINNING
     while any(each.woken.fresh for each in slots._living()) and time.monotonic() < end:

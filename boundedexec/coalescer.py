@@ -373,8 +373,10 @@ class Coalescer(Generic[K]):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         service = self._service
-        if service is not None and service._slots.refusal is not None:
-            raise service._slots.refusal()
+        if service is not None:
+            slots = service._slots
+            if slots.refusal is not None and slots.refuses():
+                raise slots.refusal()
         work = _Work(_Call(fn, args, kwargs, copy_context()))
         # The common case, in which nothing need be made.
         line: Any = self._runs.get(key)
@@ -568,6 +570,9 @@ class Coalescer(Generic[K]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._runs
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} keys={len(self._runs)} of {self._executor!r}>"
 
     def _lose(self) -> None:
         """In a forked child, what was in flight is not."""

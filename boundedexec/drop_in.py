@@ -29,11 +29,13 @@ _pools = itertools.count()
 
 
 class _WorkItem:
-    """A submission taken out of the queue, as the stdlib's: `fn`, `args`, `kwargs` and
-    a future that nobody but its taker will finish."""
+    """A submission taken out of the queue, as the stdlib's: `fn`, `args`, `kwargs` (from
+    Python 3.14 on that has them as one `task`) and a future that nobody but its taker
+    will finish."""
 
     def __init__(self, future: Future[Any], fn: Callable[..., Any]) -> None:
         self.fn, self.args, self.kwargs = fn, future._args, future._kwargs or {}
+        self.task = self.fn, self.args, self.kwargs
         self.future = future
         future._forget()
         future._owner = None
@@ -85,9 +87,23 @@ def _work_queue(service: Service) -> _WorkQueue:
     return _WorkQueue(service._slots)
 
 
+class _Part:
+    """An attribute that is computed until somebody sets one of their own.
+
+    Subclasses do: a `_work_queue` with a limit is a known recipe, if one without any
+    effect here.
+    """
+
+    def __init__(self, compute: Callable[[Service], object]) -> None:
+        self._compute = compute
+
+    def __get__(self, service: Service | None, owner: type) -> object:
+        return self if service is None else self._compute(service)
+
+
 # From here, not in `service`: a Service has no such parts, and does not know who looks.
-for _read in (_max_workers, _threads, _work_queue):
-    setattr(Service, _read.__name__, property(_read))
+for _compute in (_max_workers, _threads, _work_queue):
+    setattr(Service, _compute.__name__, _Part(_compute))
 
 
 class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):

@@ -602,7 +602,13 @@ class Future(concurrent.futures.Future[T]):
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else self._state.lower()
         state = "running" if state == "ending" else state
-        return f"<{type(self).__name__} at {id(self):#x} state={state}>"
+        if state == "finished":
+            failure = self._failure
+            if failure is None:
+                state += f" returned {type(self._result).__name__}"
+            else:
+                state += f" raised {type(failure.exception).__name__}"
+        return f"<Future at {id(self):#x} state={state}>"
 
     def __reduce__(self) -> str:
         raise TypeError("a Future cannot be pickled: it stands for a body in this process")

@@ -131,12 +131,13 @@ class Service(concurrent.futures.Executor):
         future._serial = next(serials)
         future._fn = fn
         slots.queue.append(future)
-        # Queued, so look. A worker that is waking up looks when it is awake.
+        # Queued, so look. For a shutdown first: it may have returned meanwhile, and then
+        # no thread may be woken any more; if not, it sees what is queued.
+        if slots.refusal is not None and slots.refuses() and slots.take_back(future):
+            raise slots.refusal()
+        # A worker that is waking up looks when it is awake.
         if (slots.free or slots.endless) and not slots.woken.fresh:
             slots.wake(future)
-        if slots.refusal is not None and slots.refuses() and slots.take_back(future):
-            # Shut down in between: nobody may rely on its being done.
-            raise slots.refusal()
         return future
 
     def map(
@@ -235,6 +236,23 @@ class Service(concurrent.futures.Executor):
             raise RuntimeError("block_till_done in a body of its own service would never return")
         return self._slots.wait_idle(timeout)
 
+    async def async_block_till_done(self, timeout: float | None = None) -> bool:
+        """`block_till_done` for a coroutine: the loop goes on meanwhile.
+
+        Returns True once nothing is outstanding, False when `timeout` seconds passed
+        first; no thread waits for it. It may be cancelled, and cancels nothing.
+        Raises `RuntimeError` on a loop that runs in a body of this service, which
+        would wait for itself, and where no asyncio loop runs.
+        """
+        if self._is_waited_for_by_itself():
+            raise RuntimeError(
+                "async_block_till_done in a body of its own service would never return"
+            )
+        # Here, so that importing the package does not import asyncio.
+        from .event_loop import wait_idle  # noqa: PLC0415
+
+        return await wait_idle(self._slots, timeout)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept nothing more; with `cancel_futures`, cancel what has not started.
 
@@ -265,8 +283,15 @@ class Service(concurrent.futures.Executor):
         )
 
     def __repr__(self) -> str:
-        bound = self._slots.max_workers
-        return f"<{type(self).__name__} max_workers={bound}>"
+        name = type(self).__name__
+        slots: Slots | None = vars(self).get("_slots")
+        if slots is None:
+            return f"<{name} not initialized>"
+        running = sum(body.future is not None for body in slots.bodies())
+        queued = len(slots.queue)
+        return (
+            f"<{name} max_workers={slots.max_workers} {running=} {queued=} {slots.condition()}>"
+        )
 
     def __reduce__(self) -> str:
         raise TypeError("a Service cannot be pickled: its threads are in this process")

@@ -26,6 +26,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
@@ -33,7 +34,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from .futures import (
     ENDING,
@@ -46,7 +47,7 @@ from .futures import (
     name_of,
     report,
 )
-from .threads import Crew, Job
+from .threads import DAEMONS_ALLOWED, Crew, Job
 from .waiting import Body, Slot, found_slot, seek_slot
 
 _MOST_THREADS = 1 << 17
@@ -56,6 +57,13 @@ _last: Callable[[Any], Any] = deque[Any].pop
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+
+class Observer(Protocol):
+    """Who waits until nothing is outstanding."""
+
+    def notify(self) -> None:
+        """Told that there was such an instant, once or oftener, on any thread."""
 
 
 class _Observer:
@@ -100,6 +108,8 @@ class Slots:
         lending: bool,
         daemon: bool,
     ) -> None:
+        if daemon and not DAEMONS_ALLOWED:
+            raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
         self.max_workers = max_workers
         self.unbounded = max_workers is None
         #: Whether slots are made when none is free. More than any process can have
@@ -135,6 +145,8 @@ class Slots:
         self.woken: Body | _Awake = _Awake()
         #: Why nothing more is accepted; set once.
         self.refusal: Callable[[], Exception] | None = None
+        #: Until when bodies may submit all the same, on the monotonic clock.
+        self._grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
         self.cancelling = False
         self.broken = False
@@ -142,7 +154,7 @@ class Slots:
         self.owner: weakref.ref[Any] | None = None
         #: Set in a forked child, where this is the parent's.
         self.lost = False
-        self._observers: dict[_Observer, None] = {}
+        self._observers: dict[Observer, None] = {}
         self.crew = Crew(
             self._new_body, prefix, idle_timeout, initializer, self._break, self._one_ended
         )
@@ -296,7 +308,19 @@ class Slots:
 
     def refuses(self) -> bool:
         """Whether a submission must not be accepted; asked once there is a `refusal`."""
-        return self.broken or current.admitted is not self
+        if self.broken or current.admitted is self:
+            return self.broken
+        body = current.body
+        return not (
+            time.monotonic() < self._grace_ends
+            and isinstance(body, Body)
+            and body.future is not None
+            and not body.slots.daemon
+        )
+
+    def condition(self) -> str:
+        """What a person wants to hear about it."""
+        return "broken" if self.broken else "open" if self.refusal is None else "shut down"
 
     def is_stalled(self) -> bool:
         """Whether something is queued that only lacks a thread."""
@@ -490,18 +514,18 @@ class Slots:
         All slots are free, nothing is away, nothing is queued; read one after the
         other, and true of one instant only if no slot was taken meanwhile: what runs
         on a slot can queue something, and only what runs on a slot takes something
-        out of the queue. `away` before the queue, for what is owed is queued before
-        it leaves `away`.
+        out of the queue. So how often they were taken is read before and after: who
+        is counted before the slots were seen free is not missed after it.
         """
-        total = len(self.all)
-        free = self.free.copy()
-        if len(free) != total:
+        slots = self.all.copy()
+        if len(self.free) != len(slots):
             return False
-        uses = sum(slot.uses for slot in free)
-        if self.away or self.queue:
+        uses = sum(slot.uses for slot in slots)
+        if len(self.free) != len(slots) or self.away or self.queue:
             return False
-        free = self.free.copy()
-        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)
+        if not len(self.free) == len(slots) == len(self.all):
+            return False
+        return uses == sum(slot.uses for slot in slots)
 
     def check_idle(self) -> None:
         """Tell those who wait for it if nothing is outstanding."""
@@ -518,24 +542,34 @@ class Slots:
             return True
         observer = _Observer()
         try:
-            self._observers[observer] = None
-            # A Ctrl-C in `submit` may have left something that nobody was woken for.
-            if self.is_stalled():
-                self.dispatch_or_fail()
-            self.check_idle()
+            self.observe(observer)
             if timeout is None:
                 observer.wait(-1)
             else:
                 observer.wait(min(max(timeout, 0), threading.TIMEOUT_MAX))
             return observer.satisfied or self.idle()
         finally:
-            self._observers.pop(observer, None)
+            self.forget(observer)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` when nothing is outstanding, until `forget`. Never blocks."""
+        self._observers[observer] = None
+        # A Ctrl-C in `submit` may have left something that nobody was woken for.
+        if self.is_stalled():
+            self.dispatch_or_fail()
+        self.check_idle()
+
+    def forget(self, observer: Observer) -> None:
+        self._observers.pop(observer, None)
 
     # The end.
 
-    def close(self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False) -> None:
+    def close(
+        self, words: str = AFTER_SHUTDOWN, *, cancel: bool = False, grace_ends: float = 0
+    ) -> None:
         """Accept nothing more, end the threads that have nothing to do. Never blocks."""
         if self.refusal is None:
+            self._grace_ends = grace_ends
             self.refusal = lambda: RuntimeError(words)
         if cancel:
             self.cancelling = True
@@ -580,6 +614,9 @@ class Slots:
         """The Service is gone: finish what was accepted."""
         self.owner = None
         self.close()
+
+    def is_at_work(self) -> bool:
+        return bool(self.crew.workers) or not self.idle()
 
     def join(self) -> None:
         """Wait until nothing is outstanding and the threads are gone."""
@@ -696,6 +733,12 @@ def _preset(presets: Any, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any
 # Service may be made or collected anywhere.
 _every: dict[int, weakref.ref[Slots]] = {}
 _exiting = False
+#: Seconds from the interpreter's end in which bodies may still submit. The stdlib's
+#: `submit` returns when its new thread runs, so that where a program ends with a submit,
+#: like the one in the stdlib's documentation that hangs, the body has done its own submit
+#: before it is refused. Ours does not wait. No longer, for there are bodies that submit
+#: for ever, until they are refused.
+_GRACE = 1.0
 
 
 def _register(slots: Slots) -> None:
@@ -715,11 +758,12 @@ def _finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     global _exiting
     _exiting = True
-    living = _living()
-    for slots in living:
-        slots.close(AFTER_EXIT, cancel=slots.daemon)
-    for slots in living:
-        if not slots.daemon:
+    grace_ends = time.monotonic() + _GRACE
+    for slots in _living():
+        slots.close(AFTER_EXIT, cancel=slots.daemon, grace_ends=grace_ends)
+    # More than once, for a body of one may still submit to another.
+    while working := [slots for slots in _living() if not slots.daemon and slots.is_at_work()]:
+        for slots in working:
             slots.join()
 
 

@@ -30,14 +30,19 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 Job: TypeAlias = Callable[[Any], None]
 W = TypeVar("W", bound="Worker")
+
+#: Not in an isolated sub-interpreter.
+DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
 
 #: Every service is told from every other by this number where it has no name.
 _crews = itertools.count()
@@ -47,13 +52,13 @@ class Worker(threading.Thread):
     """One thread of a Crew. As a `Thread` it can be named, found and joined."""
 
     def __init__(self, crew: Crew[Any], name: str) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name=name, daemon=DAEMONS_ALLOWED)
         self.crew = crew
         #: The job handed to it, until it is taken out: by itself, or by whoever hands it
         #: over and is interrupted before they know whether it has arrived.
         self.offer: list[Job | None] = []
-        #: The thread's number, from the very step that starts it.
-        self.begun: list[int] = []
+        #: The thread, from the very step that starts it.
+        self.begun: list[object] = []
         # Handed a job, but not awake yet.
         self.fresh = False
         #: Where the next body without a context of its own runs; see `Crew.prepare`.
@@ -78,7 +83,18 @@ class Worker(threading.Thread):
             pass  # It is awake, and looks before it waits.
 
     def start(self) -> None:
-        self.begun += map(_thread.start_new_thread, (self._main,), ((),))
+        # In a list, by the step in C that starts it, see `Crew.put_back`.
+        if DAEMONS_ALLOWED:
+            self.begun += map(_thread.start_new_thread, (self._main,), ((),))
+        elif sys.version_info >= (3, 13):
+            # An interpreter must not end before its last thread is quite gone, which is
+            # later than `_ended`; of these it keeps a list, and joins them.
+            start = partial(_thread.start_joinable_thread, daemon=False)
+            self.begun += map(start, (self._main,))
+        else:
+            raise RuntimeError(
+                "a Service needs Python 3.13 or newer in a sub-interpreter without daemon threads"
+            )
 
     def is_alive(self) -> bool:
         return self._ended.locked()
@@ -113,6 +129,8 @@ class Worker(threading.Thread):
             crew.workers.pop(self, None)
             self._ended.release()
             crew.ended()
+            if crew.ending:
+                crew.end_one()
 
     def rescue(self, exception: BaseException) -> None:
         """Lose nothing where a job raised: for want of memory, for it is not to."""
@@ -219,10 +237,16 @@ class Crew(Generic[W]):
     def end(self) -> None:
         """End the threads that have nothing to do, now and from now on. Never blocks."""
         self.ending = True
+        self.end_one()
+
+    def end_one(self) -> None:
+        """End one of the parked threads, which ends the next: awake all at once, they
+        would only wait for each other."""
         pair: tuple[W, None] | None = None
         try:
             for pair in self.spare:
                 pair[0].hand([None])
+                break
         except KeyError:
             pass
         except BaseException:
@@ -244,3 +268,30 @@ class Crew(Generic[W]):
             self._on_broken(exception)
         else:
             worker.presets = list(context.items())
+
+
+# Fork: in the child `threading` makes the thread that forked the main thread, and relies
+# on what `Thread.start` would have left in it. It makes a main thread itself for a
+# thread that is not in its table.
+_forking: dict[int, Worker] = {}
+
+
+def _leave_table() -> None:
+    ident = _thread.get_ident()
+    worker = threading._active.get(ident)  # type: ignore[attr-defined]
+    if isinstance(worker, Worker):
+        _forking[ident] = worker
+        threading._active.pop(ident, None)  # type: ignore[attr-defined]
+
+
+def _return_to_table() -> None:
+    ident = _thread.get_ident()
+    worker = _forking.pop(ident, None)
+    if worker is not None:
+        threading._active[ident] = worker  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forking.clear
+    )

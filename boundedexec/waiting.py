@@ -66,6 +66,7 @@ class Lender(Protocol):
     crew: Crew[Body]
     max_workers: int | None
     lending: bool
+    daemon: bool
     resumers: deque[Body]
     away: set[object]
 
@@ -359,18 +360,18 @@ class _WaitForSeveral(_Wait):
         Sleeper.__init__(self)
         self.any = return_when == FIRST_COMPLETED
         #: Those of `pending` that may still be queued; what is not never will be again.
-        self._maybe_queued = deque(self.pending)
+        self._maybe_queued: deque[AnyFuture] | None = None
         self.finished: deque[AnyFuture] = deque()
         self._failed = False
         self._stops_at_failure = return_when == FIRST_EXCEPTION
         self._needed = 1 if self.any else len(self.pending)
-        self._watched: list[AnyFuture] = []
+        self._watched: dict[AnyFuture, None] = {}
 
     def install(self) -> None:
         for future in self.pending:
             with future._condition:
                 if not future.done():
-                    self._watched.append(future)
+                    self._watched[future] = None
                     future._waiters.append(self)  # type: ignore[arg-type]
                     continue
             if self._stops_at_failure and not future.cancelled() and future.exception():
@@ -378,13 +379,21 @@ class _WaitForSeveral(_Wait):
             self.finished.append(future)
 
     def uninstall(self) -> None:
-        while self._watched:
-            future = self._watched[-1]
+        for future in list(self._watched):
+            self._unwatch(future)
+
+    def _unwatch(self, future: AnyFuture) -> None:
+        if future in self._watched:
             with future._condition:
                 waiters: list[Any] = future._waiters
                 if self in waiters:
                     waiters.remove(self)
-            self._watched.pop()
+            del self._watched[future]
+
+    def forget(self, future: AnyFuture) -> None:
+        """Keep nothing of a future that is over."""
+        del self.pending[future]
+        self._unwatch(future)
 
     def add_result(self, future: AnyFuture) -> None:
         self.finished.append(future)
@@ -399,6 +408,8 @@ class _WaitForSeveral(_Wait):
 
     def queued(self) -> Iterator[Future[Any]]:
         maybe = self._maybe_queued
+        if maybe is None:
+            maybe = self._maybe_queued = deque(self.pending)
         while maybe and not _is_queued(maybe[0]):
             maybe.popleft()
         yield from filter(_is_queued, maybe)
@@ -746,8 +757,9 @@ def hold(future: AnyFuture, other: AnyFuture) -> None:
     # those, too, who wait for them in turn.
     dependents = [future]
     for dependent in dependents:
-        if dependent in _held_up:
-            dependents.append(_held_up[dependent])
+        another = _held_up.get(dependent)
+        if another is not None and another not in dependents:
+            dependents.append(another)
     for waiting in list(_waits.values()):
         if not waiting.pending.keys().isdisjoint(dependents):
             waiting.wake()
@@ -819,28 +831,37 @@ def as_completed(
     seconds have passed since the first step. Without a timeout each step lends the
     slot of the body that it is made in, as `wait` for the first of them does.
     """
-    futures = set(fs)
+    # A future on its way to the caller: a local variable would keep it until the next.
+    taken: list[concurrent.futures.Future[T]] = []
+    unfinished = set(fs)
     if timeout is not None:
-        try:
-            yield from _stdlib_as_completed(futures, timeout)
-        except concurrent.futures.TimeoutError as error:
-            if _executing() and any(f._why_late(None) for f in futures if isinstance(f, Future)):
-                raise concurrent.futures.TimeoutError(
-                    f"{error}; some have not started: no slot was free for them; wait without"
-                    " a timeout, or give this body's slot away with yield_slot"
-                ) from None
-            raise
-        return
-    waiting = _WaitForSeveral(futures, FIRST_COMPLETED)
-    del futures, fs
+        steps = _stdlib_as_completed(unfinished.copy(), timeout)
+        del fs
+        while True:
+            try:
+                taken.append(next(steps))
+            except StopIteration:
+                return
+            except concurrent.futures.TimeoutError as error:
+                if _executing() and any(
+                    future._why_late(None) for future in unfinished if isinstance(future, Future)
+                ):
+                    raise concurrent.futures.TimeoutError(
+                        f"{error}; some have not started: no slot was free for them; wait"
+                        " without a timeout, or give this body's slot away with yield_slot"
+                    ) from None
+                raise
+            unfinished.discard(taken[0])
+            yield taken.pop()
+    waiting = _WaitForSeveral(unfinished, FIRST_COMPLETED)
+    del unfinished, fs
     try:
         waiting.install()
         while waiting.pending:
             if not waiting.finished:
                 waiting.block()
-            future = waiting.finished.popleft()
-            del waiting.pending[future]
-            yield future
-            del future
+            taken.append(waiting.finished.popleft())
+            waiting.forget(taken[0])
+            yield taken.pop()
     finally:
         waiting.uninstall()

@@ -95,8 +95,9 @@ class Round:
             elif draw < 0.2:
                 self.pause(number, lambda: self.service.yield_slot(time.sleep, 0))
             elif draw < 0.22:
+                self.executing.discard(number)
                 with self.service.slot_yielded():
-                    self.executing.discard(number)
+                    pass
                 self.executing.add(number)
             elif draw < 0.24:
                 time.sleep(0.001)

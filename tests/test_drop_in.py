@@ -20,12 +20,13 @@ import sys
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from conftest import LIMIT, holding, run_script
+from conftest import LIMIT, holding, run_script, wait_until
 from typing_extensions import Self
 
 import boundedexec
@@ -438,6 +439,16 @@ def test_a_queue_that_is_empty_says_so(make: Callable[[], Any]) -> None:
             service._work_queue.get(False)
 
 
+@pytest.mark.parametrize("make", [Service, ThreadPoolExecutor])
+def test_what_is_taken_out_of_the_queue_is_what_was_submitted(make: Callable[[int], Any]) -> None:
+    with make(1) as service, holding(service):
+        service.submit(pow, 2, 5, mod=3)
+        item = service._work_queue.get(block=False)
+        assert (item.fn, item.args, item.kwargs) == (pow, (2, 5), {"mod": 3})
+        # How the stdlib's has them from Python 3.14 on, and google-cloud-pubsub reads it.
+        assert item.task == (pow, (2, 5), {"mod": 3})
+
+
 @pytest.mark.parametrize("make", [Service, ThreadPoolExecutor, Standard])
 def test_the_queue_can_be_emptied_by_who_gives_up(make: Callable[[int], Any]) -> None:
     """What code did before `shutdown` took `cancel_futures`, and some still does."""
@@ -646,3 +657,41 @@ def test_a_program_whose_bodies_wait_for_each_other_is_told() -> None:
     errors = [future.exception(LIMIT) for future in futures]
     assert any(isinstance(error, DeadlockError) for error in errors)
     executor.shutdown()
+
+
+DOCUMENTED = """
+    from boundedexec import ThreadPoolExecutor
+
+    def wait_on_future():
+        f = executor.submit(pow, 5, 2)
+        print(f.result())
+
+    executor = ThreadPoolExecutor(max_workers=1)
+    executor.submit(wait_on_future)
+"""
+
+
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="Python 3.12 starts no threads at exit")
+def test_the_documented_program_that_hangs_prints_its_result() -> None:
+    for _ in range(3):
+        assert run_script(DOCUMENTED) == ["25"]
+
+
+def test_a_subclass_may_have_a_work_queue_of_its_own() -> None:
+    class Limited(ThreadPoolExecutor):
+        def __init__(self, limit: int) -> None:
+            super().__init__(2)
+            self._work_queue: queue.Queue[Any] = queue.Queue(limit)  # type: ignore[assignment]
+
+    with Limited(3) as pool:
+        assert pool.submit(int).result(LIMIT) == 0
+        assert pool._work_queue.maxsize == 3
+
+
+@pytest.mark.parametrize("timeout", [None, LIMIT])
+def test_as_completed_keeps_no_future_that_it_gave(timeout: float | None) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        steps = boundedexec.as_completed([pool.submit(int), pool.submit(int)], timeout)
+        given = weakref.ref(next(steps))
+        wait_until(lambda: given() is None)
+        assert next(steps).result() == 0

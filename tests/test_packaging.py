@@ -94,6 +94,6 @@ def test_the_sdist_is_the_whole_checkout(tmp_path: Path) -> None:
     )
     with tarfile.open(tmp_path / "boundedexec-0.1.0.tar.gz") as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    tests = {f"tests/{path.name}" for path in (CHECKOUT / "tests").glob("*.py")}
+    tests = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "tests").rglob("*.py")}
     beside = {"CHANGELOG.md", "LICENSE", "README.md", "setup.cfg", "setup.py", "tox.ini", ".ci/run"}
     assert packed >= sources(CHECKOUT) | tests | beside

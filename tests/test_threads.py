@@ -1124,6 +1124,63 @@ def test_a_fork_in_a_body_leaves_a_service_that_works() -> None:
 
 @forking
 @pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_process_that_is_forked_in_a_body_ends_well() -> None:
+    lines = run_script(
+        """
+        import multiprocessing, threading
+        from boundedexec import Service
+
+        def work():
+            print(threading.current_thread() is threading.main_thread())
+            print(service.submit(int, "5").result(), len(threading.enumerate()), flush=True)
+
+        def fork():
+            process = multiprocessing.get_context("fork").Process(target=work)
+            process.start()
+            process.join()
+            return process.exitcode, threading.current_thread().name
+
+        with Service(1, "worker") as service:
+            print(*service.submit(fork).result(), flush=True)
+            print(*service.submit(fork).result(), flush=True)
+        """,
+        "-W",
+        "ignore",
+    )
+    # In the child: the main thread, and the one that its service has started.
+    assert lines == ["True", "5 2", "0 worker_0"] * 2
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="concurrent.interpreters is of Python 3.14")
+def test_a_sub_interpreter_has_services_of_its_own() -> None:
+    lines = run_script("""
+        from concurrent import interpreters
+
+        source = '''if True:
+            from boundedexec import Service
+            with Service(2) as service:
+                print(service.submit(pow, 2, 5).result(), list(service.map(int, "123")))
+            try:
+                Service(1, daemon=True)
+            except RuntimeError as error:
+                print(error)
+            Service(2).submit(print, "finished at the end")
+        '''
+        for _ in range(5):
+            interpreter = interpreters.create()
+            interpreter.exec(source)
+            interpreter.close()
+    """)
+    assert sorted(lines) == sorted(
+        [
+            "32 [1, 2, 3]",
+            "finished at the end",
+            "this sub-interpreter has no daemon threads: daemon must be False",
+        ]
+        * 5
+    )
+
+
 def test_forks_in_the_middle_of_everything_leave_services_that_work() -> None:
     over = threading.Event()
 

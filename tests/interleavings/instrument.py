@@ -99,9 +99,9 @@ class _Instrument(ast.NodeTransformer):
 
     def _site(self, node: ast.expr, name: str | None, writes: bool) -> ast.expr:
         text = ast.unparse(node)
-        self._sites.append(
-            Site(self._file, node.lineno, text if len(text) < 60 else text[:57] + "...", name, writes)
-        )
+        if len(text) > 60:
+            text = text[:57] + "..."
+        self._sites.append(Site(self._file, node.lineno, text, name, writes))
         return ast.Constant(len(self._sites) - 1)
 
     def _call(self, helper: str, node: ast.AST, *args: ast.expr) -> ast.Call:
@@ -117,7 +117,7 @@ class _Instrument(ast.NodeTransformer):
         return node
 
     def _lines(self, statement: ast.stmt) -> list[ast.stmt]:
-        new = self.visit(statement)
+        new: ast.stmt | list[ast.stmt] = self.visit(statement)
         return new if isinstance(new, list) else [new]
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
@@ -224,7 +224,8 @@ class _Instrument(ast.NodeTransformer):
             pass
         elif isinstance(function, ast.Name) and function.id in BY_NAME:
             key = node.args[1]
-            name = key.value if isinstance(key, ast.Constant) else "*"
+            assert isinstance(key, ast.Constant), "not foreseen: a name that is computed"
+            name = str(key.value)
             writes = function.id in ("setattr", "delattr")
         else:
             self.generic_visit(node)
@@ -242,7 +243,15 @@ class _Instrument(ast.NodeTransformer):
         """`node`, with a point before what comes next looks into it."""
         if self._depth == 0 or isinstance(
             node,
-            (ast.BoolOp, ast.Call, ast.Compare, ast.Constant, ast.GeneratorExp, ast.List, ast.Tuple),
+            (
+                ast.BoolOp,
+                ast.Call,
+                ast.Compare,
+                ast.Constant,
+                ast.GeneratorExp,
+                ast.List,
+                ast.Tuple,
+            ),
         ):
             return self.visit(node)  # type: ignore[no-any-return]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):

@@ -42,12 +42,13 @@ MUTATIONS = [
         "a submission looks for a slot before it is queued",
         "service",
         """        slots.queue.append(future)
-        # Queued, so look. A worker that is waking up looks when it is awake.
-        if (slots.free or slots.endless) and not slots.woken.fresh:
 """,
-        """        found = (slots.free or slots.endless) and not slots.woken.fresh
+        """        if (slots.free or slots.endless) and not slots.woken.fresh:
+            slots.queue.append(future)
+            slots.wake(future)
+            return future
         slots.queue.append(future)
-        if found:
+        return future
 """,
         "submit_beside_an_end",
     ),
@@ -127,23 +128,32 @@ MUTATIONS = [
     Mutation(
         "idle() looks at the slots once",
         "slots",
-        "        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)\n",
+        """        if not len(self.free) == len(slots) == len(self.all):
+            return False
+        return uses == sum(slot.uses for slot in slots)
+""",
         "        return True\n",
-        "block_till_done_beside_the_last_end",
+        "idle_beside_an_end",
     ),
     Mutation(
         "idle() does not see that a slot was taken and given back",
         "slots",
-        "        return total == len(self.all) == len(free) and uses == sum(s.uses for s in free)\n",
-        "        return total == len(self.all) == len(free)\n",
-        "block_till_done_beside_a_callback",
+        "        return uses == sum(slot.uses for slot in slots)\n",
+        "        return True\n",
+        "idle_beside_a_yield",
     ),
     Mutation(
-        "idle() looks at the queue before what is away",
+        "idle() counts only once it has seen the slots free",
         "slots",
-        "        if self.away or self.queue:\n            return False\n",
-        "        if self.queue or self.away:\n            return False\n",
-        "coalesced_beside_block_till_done",
+        """        uses = sum(slot.uses for slot in slots)
+        if len(self.free) != len(slots) or self.away or self.queue:
+            return False
+""",
+        """        uses = sum(slot.uses for slot in slots)
+        if self.away or self.queue:
+            return False
+""",
+        "idle_beside_a_yield",
     ),
     Mutation(
         "who waits for everything does not look once it can be told",
@@ -185,7 +195,7 @@ MUTATIONS = [
             if not self._claim()""",
         """        try:
             if not self._claim()""",
-        "block_till_done_beside_a_cancelled_callback",
+        "block_till_done_beside_a_cancel",
     ),
     Mutation(
         "a body that yields is outstanding only after its slot is free",
@@ -325,6 +335,17 @@ MUTATIONS = [
         "shutdown_beside_a_submit",
     ),
     Mutation(
+        "a submission looks for a shutdown only once it has woken a thread",
+        "service",
+        """        slots.queue.append(future)
+""",
+        """        slots.queue.append(future)
+        if (slots.free or slots.endless) and not slots.woken.fresh:
+            slots.wake(future)
+""",
+        "shutdown_beside_a_submit",
+    ),
+    Mutation(
         "a thread does not look whether it should end once it is parked",
         "threads",
         """        if self.ending and self._withdraw(worker):
@@ -366,7 +387,7 @@ MUTATIONS = [
         lender = self._lender
 """,
         "        lender = self._lender\n",
-        "lend_beside_a_submit",
+        "a_lender_goes_on",
     ),
     Mutation(
         "a lender goes on without a word with the borrower",
@@ -380,20 +401,27 @@ MUTATIONS = [
             self._lender.lend = None
 """,
         "        self._lender.lend = None\n",
-        "lend_beside_a_submit",
+        "a_lender_goes_on",
     ),
     Mutation(
         "a lender that goes on without its slot is not outstanding",
         "waiting",
         "                body.slots.away.add(body)\n                lend.abandon()\n",
         "                lend.abandon()\n",
-        "lend_beside_block_till_done",
+        "a_lender_goes_on",
     ),
     Mutation(
         "a submit joins a run that is being started",
         "coalescer",
         '        return not self.closing or self.links.setdefault("work", work) is work\n',
         "        return True\n",
+        "coalesced_beside_an_end",
+    ),
+    Mutation(
+        "a submit does not see that its work was taken",
+        "coalescer",
+        "        call, work.call = work.call, None\n",
+        '        call, self.links["work"] = work.call, _GONE\n',
         "coalesced_beside_an_end",
     ),
     Mutation(
@@ -436,14 +464,14 @@ MUTATIONS = [
         """            following: Any = line.links.get("next") or run
             line.links["next"] = following
             if""",
-        "coalesced_beside_an_end",
+        "coalesced_by_two_while_it_runs",
     ),
     Mutation(
-        "an owed re-run is not outstanding before it is linked",
+        "a run is not outstanding before it is queued",
         "coalescer",
         "        self._era.away.add(run.future)\n        entered,",
         "        entered,",
-        "coalesced_beside_block_till_done",
+        "coalesced_join_beside_block_till_done",
     ),
     Mutation(
         "a run is let go before it is over",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import instrument
@@ -30,6 +29,10 @@ class _Thread:
         self._started = SimpleNamespace(set=lambda: None)
 
 
+def _ignored(function: object) -> None:
+    """What is to be called at exit is not: nothing is to be finished then."""
+
+
 def _ident() -> int:
     run = Run.current
     return 0 if run is None else run.running.number + 1
@@ -44,7 +47,7 @@ class Package:
         self.sites: list[instrument.Site] = []
         #: Whether a thread cannot be started now.
         self.fails_to_start: Callable[[], bool] = lambda: False
-        modules, self.sites = instrument.load(
+        modules, sites = instrument.load(
             "instrumented",
             sources,
             helpers(lambda: self.sites),
@@ -61,20 +64,21 @@ class Package:
                     Thread=_Thread,
                     TIMEOUT_MAX=threading.TIMEOUT_MAX,
                     _active=_Table(),
-                    _register_atexit=lambda function: None,
+                    _register_atexit=_ignored,
                     current_thread=lambda: None,
                     getprofile=lambda: None,
                     gettrace=lambda: None,
                 ),
             },
         )
-        self.modules: dict[str, ModuleType] = modules
+        self.sites = sites
         self.world: World | None = None
-        self.futures: Any = modules["futures"]
-        self.waiting: Any = modules["waiting"]
-        self.slots: Any = modules["slots"]
-        self.Service: Any = modules["service"].Service
-        self.Coalescer: Any = modules["coalescer"].Coalescer
+        rooms: dict[str, Any] = {**modules}
+        self.futures = rooms["futures"]
+        self.waiting = rooms["waiting"]
+        self.slots = rooms["slots"]
+        self.Service = rooms["service"].Service
+        self.Coalescer = rooms["coalescer"].Coalescer
         # What is logged, the scenarios provoke.
         self.futures._logger = logging.Logger("quiet")
         self.futures._logger.addHandler(logging.NullHandler())
@@ -85,7 +89,8 @@ class Package:
         if self.fails_to_start():
             raise RuntimeError("can't start new thread")
         worker = getattr(function, "__self__", None)
-        run.spawn(function, args, f"worker {sum(t.worker is not None for t in run.tasks) + 1}", worker)
+        number = sum(task.worker is not None for task in run.tasks) + 1
+        run.spawn(function, args, f"worker {number}", worker)
         return 0
 
     def reset(self) -> None:
@@ -121,7 +126,7 @@ class World:
         """A Service, made in one step."""
         before, Run.current = Run.current, None
         try:
-            service = self.package.Service(max_workers, idle_timeout=settings.pop("idle_timeout", None), **settings)
+            service = self.package.Service(max_workers, **{"idle_timeout": None, **settings})
         finally:
             Run.current = before
         self.services.append(service)

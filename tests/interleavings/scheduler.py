@@ -38,7 +38,7 @@ import itertools
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from instrument import Site
 
@@ -57,6 +57,10 @@ _WORDS = {
     _LOCKED: "look at a lock",
     _DECLARED: "what the scenario watches",
 }
+
+
+#: What the failure of a scenario begins with that does not do the same again.
+NOT_REPEATABLE = "not repeatable"
 
 
 class Abort(BaseException):
@@ -169,7 +173,7 @@ class RLock:
 class _Carrier:
     """A thread that executes tasks, one after the other: threads are slow to start."""
 
-    idle: list[_Carrier] = []
+    idle: ClassVar[list[_Carrier]] = []
 
     def __init__(self) -> None:
         self._work: Callable[[], None] | None = None
@@ -218,7 +222,7 @@ class _Event(NamedTuple):
     task: int
     access: Access | None
     #: How many steps of its own the thread had made with it.
-    count: int
+    nth: int
     #: Whether it freed a lock.
     freed: bool
 
@@ -311,6 +315,11 @@ class Run:
         self._kept.append(kept)
         self._switch(task)
 
+    def keep_dict_of(self, thing: object) -> None:
+        """Attributes of `thing` are about to be touched through its `__dict__`."""
+        self.dicts[id(thing.__dict__)] = id(thing)
+        self._kept.append(thing)
+
     def look(self, container: object) -> None:
         """The scenario is about to look into something of the package's."""
         self.point((id(container), None, False, _DECLARED), container)
@@ -370,7 +379,7 @@ class Run:
         elif depth < len(self._stack):
             node = self._stack[depth]
             if node.enabled != enabled:
-                self.fail(f"not repeatable: {enabled} and not {node.enabled} at step {depth}")
+                self.fail(f"{NOT_REPEATABLE}: {enabled} and not {node.enabled} at step {depth}")
                 return None
             number = node.chosen
         else:
@@ -459,7 +468,7 @@ class Run:
         clock = task.clock
         for depth in reversed(self._touched[access[0]]):
             event = self.events[depth]
-            if event.count <= clock[event.task] or not _conflict(event.access, access):
+            if event.nth <= clock[event.task] or not _conflict(event.access, access):
                 continue  # It has to come before, or may.
             if event.freed and task.wants is not None:
                 continue
@@ -485,7 +494,7 @@ class Run:
             return
         if self._bound is None:
             for event in self.events[depth + 1 :]:
-                if event.count <= task.clock[event.task] and event.task in node.enabled:
+                if event.nth <= task.clock[event.task] and event.task in node.enabled:
                     node.todo.add(event.task)
                     return
         node.todo.update(node.enabled)
@@ -688,8 +697,7 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
     def instance_dict(of: object, site: int) -> object:
         run = Run.current
         if run is not None:
-            run.dicts[id(of.__dict__)] = id(of)
-            run._kept.append(of)
+            run.keep_dict_of(of)
         return of
 
     def get_item(holder: Any, index: Any, site: int) -> Any:
@@ -707,8 +715,8 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
     def method(site: int, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         run = Run.current
         if run is not None:
-            of = getattr(function, "__self__", None)
-            kind = type(of)
+            of: object = getattr(function, "__self__", None)
+            kind: type[object] = type(of)
             if kind in _CONTAINERS:
                 if kind is set and function.__name__ in ("add", "discard", "remove"):
                     touch(run, of, id(args[0]), site)
@@ -720,10 +728,9 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
 
     def look(site: int, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         run = Run.current
-        if run is not None:
-            # Not of a counter, whose numbers only have to differ and to grow.
-            if type(args[0]) in _CONTAINERS:
-                touch(run, args[0], None, site)
+        # Not into a counter, whose numbers only have to differ and to grow.
+        if run is not None and type(args[0]) in _CONTAINERS:
+            touch(run, args[0], None, site)
         return function(*args, **kwargs)
 
     def by_name(site: int, function: Any, /, *args: Any) -> Any:
