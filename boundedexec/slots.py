@@ -493,7 +493,7 @@ class Slots:
         self.away.add(body)
         while body.slot is None:
             if not body.asked:
-                body.asked += map(self.resumers.append, (body,))
+                body.asked.extend(map(self.resumers.append, (body,)))
             # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
             # Where there was no memory for it, nobody else would try again.
