@@ -217,6 +217,7 @@ class Slots:
                             break
                     except IndexError:
                         done += map(self.free.append, (slot,))
+                        self.check_idle()
                     else:
                         assert resumer is not None
                         done += map(setattr, (resumer,), ("slot",), (slot,))
