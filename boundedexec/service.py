@@ -200,7 +200,7 @@ class Service(concurrent.futures.Executor):
             finally:
                 slots.resume(body)
         finally:
-            if body.wants_slot():
+            if body.resumes():
                 slots.resume(body)  # It was interrupted.
 
     @contextmanager
@@ -222,7 +222,7 @@ class Service(concurrent.futures.Executor):
             finally:
                 slots.resume(body)
         finally:
-            if body.wants_slot():
+            if body.resumes():
                 slots.resume(body)  # It was interrupted.
 
     def block_till_done(self, timeout: float | None = None) -> bool:

@@ -36,11 +36,24 @@ from contextvars import Context
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
-from .futures import ENDING, FINISHED, RUNNING, Failure, Future, current, name_of, report
+from .futures import (
+    ENDING,
+    FINISHED,
+    RUNNING,
+    Failure,
+    Future,
+    Sleeper,
+    current,
+    name_of,
+    report,
+)
 from .threads import DAEMONS_ALLOWED, Crew, Job
 from .waiting import Body, Slot, found_slot, seek_slot
 
 _MOST_THREADS = 1 << 17
+
+_first: Callable[[Any], Any] = deque[Any].popleft
+_last: Callable[[Any], Any] = deque[Any].pop
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
@@ -122,9 +135,7 @@ class Slots:
         self.queue: deque[Future[Any]] = deque()
         #: Bodies that want a slot back; they go before the queue.
         self.resumers: deque[Body] = deque()
-        self._next_resumer: Iterator[Body] = map(
-            self.resumers.__class__.popleft, itertools.repeat(self.resumers)
-        )
+        self._next_resumer: Iterator[Body] = map(_first, itertools.repeat(self.resumers))
         #: What is outstanding but neither queued nor holding a slot: bodies that have
         #: yielded, owed submissions, callbacks of a cancelled one. Something enters
         #: while it is still outstanding otherwise, and leaves when it is again.
@@ -191,7 +202,7 @@ class Slots:
             offer: list[Job | None] = [self.serve]
             try:
                 try:
-                    for slot in self._free_slots:
+                    for slot in self._free_slots:  # noqa: B007
                         break
                 except IndexError:
                     if not self.endless:
@@ -202,10 +213,11 @@ class Slots:
                 slot.uses += 1
                 if self.resumers:
                     try:
-                        for resumer in self._next_resumer:
+                        for resumer in self._next_resumer:  # noqa: B007
                             break
                     except IndexError:
                         done += map(self.free.append, (slot,))
+                        self.check_idle()
                     else:
                         assert resumer is not None
                         done += map(setattr, (resumer,), ("slot",), (slot,))
@@ -217,7 +229,7 @@ class Slots:
                     self.check_idle()
                     continue
                 try:
-                    for pair in self.crew.spare:
+                    for pair in self.crew.spare:  # noqa: B007
                         break
                 except KeyError:
                     pass
@@ -408,6 +420,10 @@ class Slots:
                 future._settle(BaseException)
             else:
                 future._fail(exception, "a submission whose thread could not go on")
+        elif future is not None and future._watch is not None:
+            for waiter in future._watch.waiters.copy():
+                if isinstance(waiter, Sleeper):
+                    waiter.wake()  # Perhaps it was not told.
         if body.slot is not None or body.debts:
             self._finish(body)
         elif body.future is None:
@@ -478,10 +494,11 @@ class Slots:
         self.away.add(body)
         while body.slot is None:
             if not body.asked:
-                body.asked += map(self.resumers.append, (body,))
+                body.asked.extend(map(self.resumers.append, (body,)))
             # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
-            if body.slot is None:
+            # Where there was no memory for it, nobody else would try again.
+            if body.slot is None and not (self.free and self.resumers):
                 try:
                     seek_slot(body)
                     body.await_slot()
@@ -586,7 +603,7 @@ class Slots:
             self.away.add(marker)  # Outstanding until their callbacks have run.
             while len(self.queue) > len(self.all) - busy:
                 try:
-                    surplus += map(self.queue.__class__.pop, (self.queue,))
+                    surplus += map(_last, (self.queue,))
                 except IndexError:
                     break
             cancel()

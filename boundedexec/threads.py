@@ -13,7 +13,7 @@ releases the lock once. It stands on:
 * CPython looks for signals when a call returns, a function starts, or a loop goes
   round: not between a step of a `for` and its store into the loop's variable. So
   what is taken by a `for` over an iterator that pops is in a local variable before
-  a Ctrl-C can come, and what a call in C appends to a list (`list += map(call, …)`)
+  a Ctrl-C can come, and what a call in C appends to a list (`list += map(call, …)`, `list.extend`)
   says that the call was made.
 
 Threads start through `_thread.start_new_thread`. `Thread.start` waits for the new
@@ -35,6 +35,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 Job: TypeAlias = Callable[[Any], None]
@@ -56,8 +57,8 @@ class Worker(threading.Thread):
         #: The job handed to it, until it is taken out: by itself, or by whoever hands it
         #: over and is interrupted before they know whether it has arrived.
         self.offer: list[Job | None] = []
-        #: The thread's number, from the very step that starts it.
-        self.begun: list[int] = []
+        #: The thread, from the very step that starts it.
+        self.begun: list[object] = []
         # Handed a job, but not awake yet.
         self.fresh = False
         #: Where the next body without a context of its own runs; see `Crew.prepare`.
@@ -82,12 +83,14 @@ class Worker(threading.Thread):
             pass  # It is awake, and looks before it waits.
 
     def start(self) -> None:
+        # In a list, by the step in C that starts it, see `Crew.put_back`.
         if DAEMONS_ALLOWED:
-            self.begun += map(_thread.start_new_thread, (self._main,), ((),))
+            self.begun.extend(map(_thread.start_new_thread, (self._main,), ((),)))
         elif sys.version_info >= (3, 13):
             # An interpreter must not end before its last thread is quite gone, which is
             # later than `_ended`; of these it keeps a list, and joins them.
-            self.begun.append(_thread.start_joinable_thread(self._main, daemon=False).ident)
+            start = partial(_thread.start_joinable_thread, daemon=False)
+            self.begun.extend(map(start, (self._main,)))
         else:
             raise RuntimeError(
                 "a Service needs Python 3.13 or newer in a sub-interpreter without daemon threads"

@@ -120,16 +120,16 @@ class Body(Worker):
         finally:
             del future, waiting  # A traceback may hold this frame.
 
+    def resumes(self) -> bool:
+        """Whether it is still to have a slot again."""
+        return self.slot is None or bool(self.asked)
+
     def rouse(self) -> None:
         """Have this body look for the slot that it was given."""
         try:
             self.granted.release()
         except RuntimeError:
             pass  # It is awake, and looks before it waits.
-
-    def wants_slot(self) -> bool:
-        """Whether it has none, or has asked for one and not come further."""
-        return self.slot is None or bool(self.asked)
 
     def await_slot(self) -> None:
         while self.slot is None:
@@ -265,8 +265,12 @@ class _Wait(Sleeper, _Node):
             finally:
                 self._leave(body)
         finally:
-            self._leave(body)  # Perhaps it was interrupted.
+            if self.is_blocked():
+                self._leave(body)  # It was interrupted.
             del self  # A traceback may hold this frame.
+
+    def is_blocked(self) -> bool:
+        return self.body is not None
 
     def _block(self, body: Body) -> None:
         assert body.future is not None
@@ -288,8 +292,6 @@ class _Wait(Sleeper, _Node):
 
     def _leave(self, body: Body) -> None:
         """Have the slot again. To be called again where it was interrupted."""
-        if self.body is None:
-            return
         assert body.future is not None
         with _graph:
             _waits.pop(body.future, None)
@@ -299,7 +301,7 @@ class _Wait(Sleeper, _Node):
             # Outstanding, whoever has the slot by now; until `resume` says so.
             body.slots.away.add(body)
             lend.abandon()
-        if self._held and body.wants_slot():
+        if self._held and body.resumes():
             body.slots.resume(body)
         else:
             body.slots.away.discard(body)
@@ -377,21 +379,21 @@ class _WaitForSeveral(_Wait):
             self.finished.append(future)
 
     def uninstall(self) -> None:
-        while self._watched:
-            self._unwatch(next(reversed(self._watched)))
+        for future in list(self._watched):
+            self._unwatch(future)
 
     def _unwatch(self, future: AnyFuture) -> None:
-        with future._condition:
-            waiters: list[Any] = future._waiters
-            if self in waiters:
-                waiters.remove(self)
-        self._watched.pop(future, None)
+        if future in self._watched:
+            with future._condition:
+                waiters: list[Any] = future._waiters
+                if self in waiters:
+                    waiters.remove(self)
+            del self._watched[future]
 
     def forget(self, future: AnyFuture) -> None:
         """Keep nothing of a future that is over."""
         del self.pending[future]
-        if future in self._watched:
-            self._unwatch(future)
+        self._unwatch(future)
 
     def add_result(self, future: AnyFuture) -> None:
         self.finished.append(future)
@@ -660,7 +662,7 @@ def _lend_to(giver: Body, future: AnyFuture) -> bool:
     try:
         # First the thread, for without one the submission has to stay where it is.
         try:
-            for pair in crew.spare:
+            for pair in crew.spare:  # noqa: B007
                 break
         except KeyError:
             pass

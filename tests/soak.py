@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,10 @@ from boundedexec import Coalescer, DeadlockError, Service
 
 #: Seconds after which a round that has not ended stands still.
 LIMIT = 120.0
+
+
+def absolute(number: int) -> int:
+    return abs(number)
 
 
 class Told(Exception):
@@ -90,8 +95,9 @@ class Round:
             elif draw < 0.2:
                 self.pause(number, lambda: self.service.yield_slot(time.sleep, 0))
             elif draw < 0.22:
+                self.executing.discard(number)
                 with self.service.slot_yielded():
-                    self.executing.discard(number)
+                    pass
                 self.executing.add(number)
             elif draw < 0.24:
                 time.sleep(0.001)
@@ -157,7 +163,7 @@ class Round:
     def map(self, chance: random.Random) -> None:
         size = chance.choice([None, 1, 3])
         length = chance.randrange(1, 100)
-        results = self.service.map(abs, range(-length, 0), buffersize=size)
+        results: Iterator[int] = self.service.map(absolute, range(-length, 0), buffersize=size)
         taken = list(itertools.islice(results, chance.randrange(length + 1)))
         assert taken == list(range(length, 0, -1))[: len(taken)], "map"
         del results  # Cancels what has not started.
@@ -172,11 +178,12 @@ class Round:
                 self.count("cancels")
 
     def coalesce(self, chance: random.Random) -> None:
-        for _ in range(chance.randrange(1, 50)):
+        count = chance.randrange(1, 50)
+        for _ in range(count):
             self.coalesced.append(self.coalescer.submit(chance.randrange(4), int, "7"))
         if chance.random() < 0.3:
             self.coalesced[-1].cancel()
-        self.count("coalesced submits", _ + 1)
+        self.count("coalesced submits", count)
 
     def call_back(self, chance: random.Random) -> None:
         def called(number: int, _: Future[Any]) -> None:
@@ -309,7 +316,7 @@ def run_round(seed: int, seconds: float, number: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Load, for minutes or hours.")
     parser.add_argument("--minutes", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--round", type=int, nargs=2, help=argparse.SUPPRESS)
@@ -329,8 +336,7 @@ def main() -> int:
         done = subprocess.run(
             [*command, "--seconds", str(arguments.seconds)],
             env={**os.environ, "PYTHONPATH": str(Path(boundedexec.__file__).parents[1])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
         )
         if done.returncode:

@@ -7,8 +7,8 @@ twice, every future is over, nothing is outstanding or counted twice, the thread
 from __future__ import annotations
 
 import dis
+import inspect
 import itertools
-import logging
 import logging
 import os
 import random
@@ -24,6 +24,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, ClassVar, NoReturn
 
+import memory
 import pytest
 from conftest import Starts
 
@@ -32,6 +33,9 @@ from boundedexec import BrokenThreadPool, Coalescer, Service
 
 PACKAGE = str(Path(boundedexec.__file__).parent)
 
+
+#: A Ctrl-C that lands while a generator is closed is said, and goes nowhere.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 #: Seconds after which what should have happened is lost.
 LIMIT = 10.0
@@ -165,7 +169,9 @@ def interrupted(ctrl_c: CtrlC) -> Generator[None]:
     """Have `ctrl_c` strike in the block, and go on after it."""
     before = sys.gettrace()
     # Python 3.12 traces opcodes if it was asked to before `settrace`.
-    sys._getframe().f_trace_opcodes = True
+    frame = inspect.currentframe()
+    assert frame is not None
+    frame.f_trace_opcodes = True
     sys.settrace(ctrl_c)
     try:
         yield
@@ -407,6 +413,7 @@ def use_everything(service: Service, ledger: Ledger) -> None:
 def test_a_thread_that_cannot_be_started_loses_nothing(
     starts: Starts, bound: int, idle_timeout: float | None, length: int
 ) -> None:
+    at = 0
     for at in range(1000):
         count = itertools.count()
         failed: list[int] = []
@@ -585,3 +592,13 @@ def test_real_signals_that_raise_lose_nothing() -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     assert storm(seed, 15) > 100
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("use", ["submit", "nested"])
+def test_an_allocation_that_fails_loses_nothing(use: str) -> None:
+    # All of it, and further: `tests/memory.py`.
+    pytest.importorskip("_testcapi")
+    memory.sweep(use, 40)

@@ -31,11 +31,11 @@ MUTATIONS = [
     Mutation(
         "a slot is freed and nobody looks again",
         "slots",
-        """        self.free.append(slot)
+        """            self._insist(slot)
         if self.resumers or self.queue:
             self.dispatch_or_fail()
 """,
-        "        self.free.append(slot)\n",
+        "            self._insist(slot)\n",
         "submit_beside_an_end",
     ),
     Mutation(
@@ -158,55 +158,63 @@ MUTATIONS = [
     Mutation(
         "who waits for everything does not look once it can be told",
         "slots",
-        """                self.dispatch_or_fail()
-            self.check_idle()
-            if timeout is None:
+        """        if self.is_stalled():
+            self.dispatch_or_fail()
+        self.check_idle()
 """,
-        """                self.dispatch_or_fail()
-            if timeout is None:
+        """        if self.is_stalled():
+            self.dispatch_or_fail()
 """,
         "block_till_done_beside_the_last_end",
     ),
     Mutation(
         "a slot is freed and who waits for everything is not told",
         "slots",
-        """            self.dispatch_or_fail()
+        """            self._insist(slot)
+        if self.resumers or self.queue:
+            self.dispatch_or_fail()
         if self._observers:
             self.check_idle()
 """,
-        """            self.dispatch_or_fail()
+        """            self._insist(slot)
+        if self.resumers or self.queue:
+            self.dispatch_or_fail()
 """,
         "block_till_done_beside_the_last_end",
     ),
     Mutation(
         "a slot is put back and who waits for everything is not told",
         "slots",
-        """        self.free.append(slot)
-        self.check_idle()
+        """                    # Whoever looked meanwhile has seen one slot too few.
+                    done += map(self.free.append, (slot,))
+                    self.check_idle()
 """,
-        "        self.free.append(slot)\n",
+        """                    done += map(self.free.append, (slot,))
+""",
         "a_slot_looked_for_in_vain",
     ),
     Mutation(
         "what is being cancelled is not outstanding",
         "futures",
-        """        owner.away.add(self)
-        try:
-            if not self._claim()""",
-        """        try:
-            if not self._claim()""",
+        """            owner.away.add(self)
+            cancelled = self._cancel(owner)
+""",
+        """            cancelled = self._cancel(owner)
+""",
         "block_till_done_beside_a_cancel",
     ),
     Mutation(
         "a body that yields is outstanding only after its slot is free",
         "slots",
         """        self.away.add(body)
-        body.slot = None
-        self.release(slot)
+        try:
+            body.slot = None
+            given += map(self.free.append, (slot,))
 """,
-        """        body.slot = None
-        self.release(slot)
-        self.away.add(body)
+        """        try:
+            body.slot = None
+            given += map(self.free.append, (slot,))
+            self.away.add(body)
 """,
         "yielded_beside_block_till_done",
     ),
@@ -222,10 +230,10 @@ MUTATIONS = [
     Mutation(
         "who waits enters itself without the lock of the Watch",
         "futures",
-        """        with watch.lock:
-            watch.waiters.append(sleeper)
+        """            with watch.lock:
+                watch.waiters.append(sleeper)
 """,
-        "        watch.waiters.append(sleeper)\n",
+        "            watch.waiters.append(sleeper)\n",
         "two_watch_beside_an_end",
     ),
     Mutation(
@@ -321,10 +329,10 @@ MUTATIONS = [
     Mutation(
         "a body that resumes does not look once it can be found",
         "slots",
-        """            self.resumers.append(body)
+        """            # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
 """,
-        "            self.resumers.append(body)\n",
+        "",
         "two_resume_beside_an_end",
     ),
     Mutation(
@@ -349,7 +357,7 @@ MUTATIONS = [
         "a thread does not look whether it should end once it is parked",
         "threads",
         """        if self.ending and self._withdraw(worker):
-            return
+            return None
 """,
         "",
         "shutdown_beside_an_end",
@@ -357,24 +365,12 @@ MUTATIONS = [
     Mutation(
         "an idle thread ends without taking itself out",
         "threads",
-        """            if self._withdraw(worker):
-                return
-            # Taken""",
-        """            self._withdraw(worker)
-            return
-            # Taken""",
-        "idle_time_out_beside_a_hand_over",
-    ),
-    Mutation(
-        "a parked thread is taken in two steps",
-        "threads",
-        "            return self.parked.popitem()[0]\n",
-        """            worker = list(self.parked)[-1]
-            self.parked.pop(worker, None)
-            return worker
-        except IndexError:
-            pass
-""",
+        """        if self._withdraw(worker):
+            return None
+        # Taken""",
+        """        self._withdraw(worker)
+        return None
+        # Taken""",
         "idle_time_out_beside_a_hand_over",
     ),
     Mutation(
@@ -406,8 +402,8 @@ MUTATIONS = [
     Mutation(
         "a lender that goes on without its slot is not outstanding",
         "waiting",
-        "                body.slots.away.add(body)\n                lend.abandon()\n",
-        "                lend.abandon()\n",
+        "            body.slots.away.add(body)\n            lend.abandon()\n",
+        "            lend.abandon()\n",
         "a_lender_goes_on",
     ),
     Mutation(
@@ -448,11 +444,13 @@ MUTATIONS = [
     Mutation(
         "a run is over before it is out of sight",
         "coalescer",
-        """                self._runs.pop(run.key, None)
+        """                if first:
+                    self._runs.pop(run.key)
                 following = run.links.setdefault("next", _OVER)
                 if following is _OVER or""",
         """                following = run.links.setdefault("next", _OVER)
-                self._runs.pop(run.key, None)
+                if first:
+                    self._runs.pop(run.key)
                 if following is _OVER or""",
         "coalesced_by_two",
     ),
@@ -469,8 +467,8 @@ MUTATIONS = [
     Mutation(
         "a run is not outstanding before it is queued",
         "coalescer",
-        "        self._era.away.add(run.future)\n        entered,",
-        "        entered,",
+        "            self._era.away.add(run.future)\n            entered,",
+        "            entered,",
         "coalesced_join_beside_block_till_done",
     ),
     Mutation(
