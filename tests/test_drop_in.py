@@ -683,9 +683,12 @@ def test_a_subclass_may_have_a_work_queue_of_its_own() -> None:
             super().__init__(2)
             self._work_queue: queue.Queue[Any] = queue.Queue(limit)  # type: ignore[assignment]
 
+        def limit(self) -> int:
+            return self._work_queue.maxsize
+
     with Limited(3) as pool:
         assert pool.submit(int).result(LIMIT) == 0
-        assert pool._work_queue.maxsize == 3
+        assert pool.limit() == 3
 
 
 @pytest.mark.parametrize("timeout", [None, LIMIT])
