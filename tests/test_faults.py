@@ -327,10 +327,13 @@ def test_ctrl_c_in_the_result_of_running_work_removes_the_waiter() -> None:
             running = service.submit(release.wait, LIMIT)
 
             def call() -> None:
-                release.set()
-                running.result()
+                # Late enough that the body waits by then.
+                threading.Timer(0.02, release.set).start()
+                with interrupted(ctrl_c):
+                    running.result()
 
-            in_body(service, ctrl_c, call, lambda: ledger.submit(1).result(LIMIT))
+            service.submit(call).result(LIMIT)
+            ledger.submit(1).result(LIMIT)
 
     assert sweep(round_) > 10
 

@@ -408,8 +408,7 @@ def a_lender_goes_on(world: World) -> None:
         # What `wait` does, but for the stdlib's part, which locks futures in the order of
         # their addresses: that cannot be repeated.
         waiting = world.package.waiting._WaitForSeveral([inner, other], "FIRST_COMPLETED")
-        world.without_slot(waiting.block)
-        waiting.uninstall()
+        world.without_slot(waiting.block_once)
 
     world.accept(service.submit(world.body("outer", outer)))
     world.thread(lambda: other.set_result(None), "other")
