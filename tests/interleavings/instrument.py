@@ -39,6 +39,9 @@ LOOKING = {"all", "any", "len", "list", "sorted", "sum", "tuple", "set", "dict",
 #: Functions that take an attribute's name.
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
+#: Iterators that take out of a container, and its attribute beside theirs.
+TAKING = {"_free_slots": "free", "_next_resumer": "resumers", "spare": "parked"}
+
 UNTOUCHED_CLASSES = {"_PerThread"}
 #: What these store changes in a forked child only, where there is one thread.
 FORK = {"_attach", "_drop_if_lost", "_forget_all", "_lose", "_lose_all", "forget", "lose"}
@@ -216,6 +219,8 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         function = node.func
+        if isinstance(function, ast.Name) and function.id == "map" and self._depth:
+            return self._mapped(node)
         name: str | None = None
         writes = False
         if isinstance(function, ast.Attribute) and function.attr in METHODS:
@@ -238,6 +243,39 @@ class _Instrument(ast.NodeTransformer):
         call = self._call(helper, node, site, node.func, *node.args)
         call.keywords = node.keywords
         return call
+
+    def _mapped(self, node: ast.Call) -> ast.AST:
+        """`map`, which is used to have one step and the note of it in one call in C."""
+        function, first = node.args[0], node.args[1]
+        if not isinstance(first, ast.Tuple):
+            self.generic_visit(node)
+            return node
+        if isinstance(function, ast.Attribute):
+            if function.attr in METHODS:
+                site = self._site(node, None, METHODS[function.attr])
+                function.value = self._call("container", node, self.visit(function.value), site)
+            return node
+        if not isinstance(function, ast.Name):
+            return node
+        if function.id in BY_NAME:
+            key = ast.literal_eval(node.args[2])[0]
+            site = self._site(node, key, True)
+            first.elts[0] = self._call("attribute", node, self.visit(first.elts[0]), site)
+        elif function.id in ("_first", "_last"):
+            site = self._site(node, None, True)
+            first.elts[0] = self._call("container", node, self.visit(first.elts[0]), site)
+        return node
+
+    def _taken_from(self, node: ast.expr) -> ast.expr:
+        """What a `for` goes over; a point before the step, if that takes something."""
+        if not (isinstance(node, ast.Attribute) and node.attr in TAKING):
+            return self._looked_at(node)
+        holder = ast.Attribute(node.value, TAKING[node.attr], ast.Load())
+        ast.fix_missing_locations(ast.copy_location(holder, node))
+        call = self._call("container", node, holder, self._site(node, None, True))
+        both = ast.Tuple([call, node], ast.Load())
+        taken = ast.Subscript(both, ast.Constant(1), ast.Load())
+        return ast.fix_missing_locations(ast.copy_location(taken, node))
 
     def _looked_at(self, node: ast.expr, writes: bool = False) -> ast.expr:
         """`node`, with a point before what comes next looks into it."""
@@ -298,7 +336,7 @@ class _Instrument(ast.NodeTransformer):
         return node
 
     def visit_For(self, node: ast.For) -> ast.AST:
-        node.iter = self._looked_at(node.iter)
+        node.iter = self._taken_from(node.iter)
         node.target = self.visit(node.target)
         for part in node.body, node.orelse:
             part[:] = [line for old in part for line in self._lines(old)]
