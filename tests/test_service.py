@@ -793,6 +793,28 @@ def test_block_till_done_waits_for_a_body_that_waited_without_its_slot() -> None
         assert future.done()
 
 
+def test_block_till_done_waits_for_callbacks_of_what_was_cancelled_twice() -> None:
+    called, release = threading.Event(), threading.Event()
+
+    def call_back(_: object) -> None:
+        called.set()
+        release.wait(LIMIT)
+
+    with Service(1) as service, Service(2) as others:
+        with holding(service):
+            future = service.submit(int)
+            future.add_done_callback(call_back)
+            first = others.submit(future.cancel)
+            assert called.wait(LIMIT)
+            assert future.cancel()
+        try:
+            assert not service.block_till_done(0.01)
+        finally:
+            release.set()
+        assert first.result(LIMIT)
+        assert service.block_till_done(LIMIT)
+
+
 def test_block_till_done_does_not_wait_for_what_was_cancelled() -> None:
     with Service(1) as service:
         with holding(service):
