@@ -196,7 +196,7 @@ MUTATIONS = [
     Mutation(
         "what is being cancelled is not outstanding",
         "futures",
-        """            owner.away.add(self)
+        """            owner.away.add(mark)
             cancelled = self._cancel(owner)
 """,
         """            cancelled = self._cancel(owner)
