@@ -396,6 +396,22 @@ def lend_beside_block_till_done(world: World) -> None:
     assert world.ended == ["inner", "outer"], "it returned early"
 
 
+@scenario(3)
+def lend_to_a_thread_that_parks(world: World) -> None:
+    """The thread that a body lends its slot to has parked and not yet given up its own."""
+    service = world.service(2)
+    started = Gate()
+
+    def outer() -> object:
+        started.open()
+        inner = world.accept(service.submit(world.body("inner", lambda: 7)))
+        return world.without_slot(inner.result)
+
+    future = world.accept(service.submit(world.body("outer", outer)))
+    world.accept(service.submit(world.body("first", started.wait)))
+    world.after.append(lambda: _same(future._result, 7))
+
+
 @scenario(2)
 def a_lender_goes_on(world: World) -> None:
     """A body lends its slot to one of two that it waits for; the other ends: it goes on
