@@ -48,7 +48,7 @@ from .futures import (
     report,
 )
 from .threads import DAEMONS_ALLOWED, Crew, Job
-from .waiting import Body, Slot, found_slot, seek_slot
+from .waiting import Body, Lend, Slot, found_slot, seek_slot
 
 _MOST_THREADS = 1 << 17
 
@@ -433,13 +433,15 @@ class Slots:
         """Keep nothing of the last body, park, and give the slot up."""
         body.fresh = False
         body.future = body.fn = None
+        # All before it is parked: from then on it may be lent a slot, and owe that.
+        debts: list[Lend] | None = body.debts or None
+        if debts is not None:
+            body.debts = []
         slot, body.slot = body.slot, None
         self.away.discard(body)
         # Parked before the slot is free, see `Crew.park`.
         self.crew.park(body)
-        debts = body.debts
-        if debts:
-            body.debts = []
+        if debts is not None:
             # The first of several lenders could be over before the last is told.
             self.away.update(debts)
             for debt in reversed(debts):
