@@ -57,14 +57,12 @@ MUTATIONS = [
         "slots",
         """        # Parked before the slot is free, see `Crew.park`.
         self.crew.park(body)
-        debts = body.debts
 """,
-        """        if not body.debts and not self.resumers and slot is not None:
+        """        if not debts and not self.resumers and slot is not None:
             self.release(slot)
             self.crew.park(body)
             return
         self.crew.park(body)
-        debts = body.debts
 """,
         "submit_beside_an_end",
     ),
@@ -372,6 +370,17 @@ MUTATIONS = [
         return None
         # Taken""",
         "idle_time_out_beside_a_hand_over",
+    ),
+    Mutation(
+        "a worker parks and looks only then what it owes",
+        "slots",
+        """        debts: list[Lend] | None = body.debts or None
+        if debts is not None:
+""",
+        """        debts = body.debts
+        if debts:
+""",
+        "lend_to_a_thread_that_parks",
     ),
     Mutation(
         "a lent slot is given back without a word with the lender",
