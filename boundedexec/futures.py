@@ -407,11 +407,13 @@ class Future(concurrent.futures.Future[T]):
                 self._become_cancelled()
                 return True
             return self.cancelled()
+        # One for each who cancels: the first may be at the callbacks when another is over.
+        mark = object()
         try:
             # Outstanding until the callbacks have run, though no longer queued.
-            owner.away.add(self)
+            owner.away.add(mark)
             cancelled = self._cancel(owner)
-            owner.away.discard(self)
+            owner.away.discard(mark)
             owner.check_idle()
         except BaseException:
             # A Ctrl-C: who has the claim and did not come further never will.
@@ -419,7 +421,7 @@ class Future(concurrent.futures.Future[T]):
                 self._become_cancelled()
             elif self._failure is CANCELLATION and self._watch is not None:
                 self._settle()
-            owner.away.discard(self)
+            owner.away.discard(mark)
             owner.check_idle()
             raise
         return cancelled

@@ -494,6 +494,13 @@ class Slots:
         To be called again where it was interrupted.
         """
         self.away.add(body)
+        if body.slot is None and not (self.resumers or body.asked):
+            try:
+                for body.slot in self._free_slots:
+                    body.slot.uses += 1
+                    break
+            except IndexError:
+                pass
         while body.slot is None:
             if not body.asked:
                 body.asked.extend(map(self.resumers.append, (body,)))

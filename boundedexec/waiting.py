@@ -301,10 +301,11 @@ class _Wait(Sleeper, _Node):
             # Outstanding, whoever has the slot by now; until `resume` says so.
             body.slots.away.add(body)
             lend.abandon()
-        if self._held and body.resumes():
-            body.slots.resume(body)
-        else:
-            body.slots.away.discard(body)
+        if self._held:
+            if body.resumes():
+                body.slots.resume(body)
+            else:
+                body.slots.away.discard(body)
         self.body = None
 
 

@@ -191,8 +191,9 @@ class Oops(BaseException):
 
 def gone(reference: weakref.ref[Any]) -> bool:
     """Whether it is, once the threads of a pool have let go of it."""
-    end = time.monotonic() + 3
+    end = time.monotonic() + LIMIT
     while reference() is not None and time.monotonic() < end:
+        time.sleep(0.001)
         gc.collect()
     return reference() is None
 

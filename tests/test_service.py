@@ -768,6 +768,53 @@ def test_block_till_done_waits_for_a_body_that_yielded() -> None:
         assert future.done()
 
 
+def test_block_till_done_waits_for_a_body_that_waited_without_its_slot() -> None:
+    waited, release = threading.Event(), threading.Event()
+
+    def body() -> None:
+        # Held elsewhere, so that the wait is one.
+        held = other.submit(time.sleep, 0.01)
+
+        def without_slot() -> None:
+            held.result()
+            waited.set()
+            release.wait(LIMIT)
+
+        service.yield_slot(without_slot)
+
+    with Service(1) as service, Service(1) as other:
+        future = service.submit(body)
+        assert waited.wait(LIMIT)
+        try:
+            assert not service.block_till_done(0.01)
+        finally:
+            release.set()
+        assert service.block_till_done(LIMIT)
+        assert future.done()
+
+
+def test_block_till_done_waits_for_callbacks_of_what_was_cancelled_twice() -> None:
+    called, release = threading.Event(), threading.Event()
+
+    def call_back(_: object) -> None:
+        called.set()
+        release.wait(LIMIT)
+
+    with Service(1) as service, Service(2) as others:
+        with holding(service):
+            future = service.submit(int)
+            future.add_done_callback(call_back)
+            first = others.submit(future.cancel)
+            assert called.wait(LIMIT)
+            assert future.cancel()
+        try:
+            assert not service.block_till_done(0.01)
+        finally:
+            release.set()
+        assert first.result(LIMIT)
+        assert service.block_till_done(LIMIT)
+
+
 def test_block_till_done_does_not_wait_for_what_was_cancelled() -> None:
     with Service(1) as service:
         with holding(service):
