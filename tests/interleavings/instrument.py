@@ -36,6 +36,8 @@ METHODS = {
 }  # fmt: skip
 #: Functions that look through their argument in one step.
 LOOKING = {"all", "any", "len", "list", "sorted", "sum", "tuple", "set", "dict", "next"}
+#: Functions that look through their last argument step by step.
+LAZY = {"filter", "iter", "reversed"}
 #: Functions that take an attribute's name.
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
@@ -225,7 +227,7 @@ class _Instrument(ast.NodeTransformer):
         writes = False
         if isinstance(function, ast.Attribute) and function.attr in METHODS:
             writes = METHODS[function.attr]
-        elif isinstance(function, ast.Name) and function.id in LOOKING and node.args:
+        elif isinstance(function, ast.Name) and function.id in LOOKING | LAZY and node.args:
             pass
         elif isinstance(function, ast.Name) and function.id in BY_NAME:
             key = node.args[1]
@@ -239,7 +241,12 @@ class _Instrument(ast.NodeTransformer):
             return node
         site = self._site(node, name, writes)
         self.generic_visit(node)
-        helper = "by_name" if name else "method" if isinstance(function, ast.Attribute) else "look"
+        if isinstance(function, ast.Attribute):
+            helper = "method"
+        elif name:
+            helper = "by_name"
+        else:
+            helper = "lazily" if function.id in LAZY else "look"
         call = self._call(helper, node, site, node.func, *node.args)
         call.keywords = node.keywords
         return call
@@ -269,13 +276,20 @@ class _Instrument(ast.NodeTransformer):
     def _taken_from(self, node: ast.expr) -> ast.expr:
         """What a `for` goes over; a point before the step, if that takes something."""
         if not (isinstance(node, ast.Attribute) and node.attr in TAKING):
-            return self._looked_at(node)
+            return self._gone_over(node)
         holder = ast.Attribute(node.value, TAKING[node.attr], ast.Load())
         ast.fix_missing_locations(ast.copy_location(holder, node))
         call = self._call("container", node, holder, self._site(node, None, True))
         both = ast.Tuple([call, node], ast.Load())
         taken = ast.Subscript(both, ast.Constant(1), ast.Load())
         return ast.fix_missing_locations(ast.copy_location(taken, node))
+
+    def _gone_over(self, node: ast.expr) -> ast.expr:
+        """`node`, with a point before each step of what goes over it."""
+        if self._depth == 0 or isinstance(node, ast.Call):
+            return self.visit(node)  # type: ignore[no-any-return]
+        site = self._site(node, None, False)
+        return self._call("each", node, self.visit(node), site)
 
     def _looked_at(self, node: ast.expr, writes: bool = False) -> ast.expr:
         """`node`, with a point before what comes next looks into it."""
@@ -343,7 +357,7 @@ class _Instrument(ast.NodeTransformer):
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
-        node.iter = self._looked_at(node.iter)
+        node.iter = self._gone_over(node.iter)
         node.ifs = [self._looked_at(test) for test in node.ifs]
         return node
 

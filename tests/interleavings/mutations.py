@@ -194,7 +194,7 @@ MUTATIONS = [
     Mutation(
         "what is being cancelled is not outstanding",
         "futures",
-        """            owner.away.add(mark)
+        """            owner.away.add(self)
             cancelled = self._cancel(owner)
 """,
         """            cancelled = self._cancel(owner)
@@ -329,10 +329,8 @@ MUTATIONS = [
         "slots",
         """            # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
-            # Where there was no memory for it, nobody else would try again.
-            if body.slot is None and not (self.free and self.resumers):
 """,
-        "            if body.slot is None:\n",
+        "",
         "two_resume_beside_an_end",
     ),
     Mutation(
@@ -376,12 +374,10 @@ MUTATIONS = [
     Mutation(
         "a worker parks and looks only then what it owes",
         "slots",
-        """        self.crew.park(body)
+        """        debts: list[Lend] | None = body.debts or None
         if debts is not None:
 """,
-        """        self.crew.park(body)
-        debts = body.debts
-        body.debts = []
+        """        debts = body.debts
         if debts:
 """,
         "lend_to_a_thread_that_parks",

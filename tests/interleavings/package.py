@@ -29,6 +29,12 @@ class _Thread:
         self._started = SimpleNamespace(set=lambda: None)
 
 
+def _silent(name: str) -> logging.Logger:
+    logger = logging.Logger(name)
+    logger.addHandler(logging.NullHandler())
+    return logger
+
+
 def _ignored(function: object) -> None:
     """What is to be called at exit is not: nothing is to be finished then."""
 
@@ -59,6 +65,8 @@ class Package:
                     get_native_id=_ident,
                     start_new_thread=self._start,
                 ),
+                # What is logged, the scenarios provoke.
+                "logging": SimpleNamespace(getLogger=_silent),
                 "threading": SimpleNamespace(
                     RLock=RLock,
                     Thread=_Thread,
@@ -79,9 +87,6 @@ class Package:
         self.slots = rooms["slots"]
         self.Service = rooms["service"].Service
         self.Coalescer = rooms["coalescer"].Coalescer
-        # What is logged, the scenarios provoke.
-        self.futures._logger = logging.Logger("quiet")
-        self.futures._logger.addHandler(logging.NullHandler())
 
     def _start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:
         run = Run.current

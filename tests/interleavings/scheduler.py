@@ -37,7 +37,7 @@ import gc
 import itertools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from instrument import Site
@@ -46,8 +46,8 @@ _allocate_lock = _thread.allocate_lock
 _get_ident = _thread.get_ident
 
 #: What a step touches (`part` of an object, all of it where that is None), whether it
-#: changes it, and where in the source.
-Access: TypeAlias = "tuple[int, object, bool, int]"
+#: changes it, and where in the source; and what else it looks through, or 0.
+Access: TypeAlias = "tuple[int, object, bool, int, int]"
 
 # Places that are not in the source.
 _ACQUIRE, _RELEASE, _LOCKED, _DECLARED = range(-4, 0)
@@ -99,7 +99,7 @@ class Lock:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         run = Run.current
-        if run is None:
+        if run is None or run.aborting:
             if self.held:
                 raise Abort
             self.held = True
@@ -109,7 +109,7 @@ class Lock:
             task.wants_for_a_while = self
         elif blocking:
             task.wants = self
-        run.point((id(self), None, True, _ACQUIRE), self)
+        run.point((id(self), None, True, _ACQUIRE, 0), self)
         task.wants = task.wants_for_a_while = None
         if self.held:
             return False
@@ -120,7 +120,7 @@ class Lock:
         run = Run.current
         if run is not None:
             run.running.releases = self
-            run.point((id(self), None, True, _RELEASE), self)
+            run.point((id(self), None, True, _RELEASE, 0), self)
         if not self.held:
             raise RuntimeError("release unlocked lock")
         self.held = False
@@ -128,7 +128,7 @@ class Lock:
     def locked(self) -> bool:
         run = Run.current
         if run is not None:
-            run.point((id(self), None, False, _LOCKED), self)
+            run.point((id(self), None, False, _LOCKED, 0), self)
         return self.held
 
     def __enter__(self) -> bool:
@@ -263,7 +263,10 @@ class Run:
         self.failure: str | None = None
         #: Whether what remains is known from another branch.
         self.pruned = False
-        self._aborting = False
+        #: It is over, and its threads are on their way out.
+        self.aborting = False
+        #: How many steps they may take for that all in all.
+        self._patience = 10000
         self._finished = _allocate_lock()
         self._finished.acquire()
 
@@ -290,18 +293,18 @@ class Run:
         task.ident = _get_ident()
         task.baton.acquire()
         try:
-            if not self._aborting:
+            if not self.aborting:
                 function(*args)
         except Abort:
             pass
         except BaseException as error:
-            if not self._aborting:
+            if not self.aborting:
                 self.fail(f"{task.name}: {type(error).__name__}: {error}", error)
             del error
         del function, args
         task.alive = False
         _Carrier.idle.append(carrier)
-        if self._aborting:
+        if self.aborting:
             self._finished.release()
         else:
             self._switch(task)
@@ -311,6 +314,11 @@ class Run:
         task = self.running
         if task.ident != _get_ident():
             return  # Something of the execution before is dropped only now.
+        if self.aborting:
+            self._patience -= 1
+            if self._patience < 0:
+                raise Abort
+            return
         task.access = access
         self._kept.append(kept)
         self._switch(task)
@@ -322,7 +330,7 @@ class Run:
 
     def look(self, container: object) -> None:
         """The scenario is about to look into something of the package's."""
-        self.point((id(container), None, False, _DECLARED), container)
+        self.point((id(container), None, False, _DECLARED, 0), container)
 
     def fail(self, what: str, error: BaseException | None = None) -> None:
         if self.failure is not None:
@@ -346,7 +354,7 @@ class Run:
             following.baton.release()
         if me.alive:
             me.baton.acquire()
-            if self._aborting:
+            if self.aborting:
                 raise Abort
 
     # Choices.
@@ -431,7 +439,23 @@ class Run:
         if access is None:
             self.events.append(_Event(number, None, clock[number], False))
             return
-        of, part, writes, site = access
+        of, part, writes, site, also = access
+        if also:
+            self._touch(number, clock, depth, also, None, False)
+        self._touch(number, clock, depth, of, part, writes)
+        freed = site == _RELEASE and task.releases is not None and task.releases.held
+        self.events.append(_Event(number, access, clock[number], freed))
+        if depth >= self._known:
+            for other in self.tasks:
+                if other is task or not other.alive or not _conflict(access, other.access):
+                    continue
+                if not (freed and other.wants is not None):  # Else it could not have run.
+                    self._note(other, depth)
+
+    def _touch(
+        self, number: int, clock: list[int], depth: int, of: int, part: object, writes: bool
+    ) -> None:
+        """What touched the same before has happened before this."""
         clocks = self._clocks.get(of)
         if clocks is None:
             clocks = self._clocks[of] = {}
@@ -450,30 +474,27 @@ class Run:
             entry = clocks[part] = ([], [])
         _join(entry[0 if writes else 1], clock)
         self._touched[of].append(depth)
-        freed = site == _RELEASE and task.releases is not None and task.releases.held
-        self.events.append(_Event(number, access, clock[number], freed))
-        if depth >= self._known:
-            for other in self.tasks:
-                if other is task or not other.alive or not _conflict(access, other.access):
-                    continue
-                if not (freed and other.wants is not None):  # Else it could not have run.
-                    self._note(other, depth)
 
     def _look_back(self, task: Task) -> None:
         """Find the last step that could as well come after the next one of `task`."""
         access = task.access
         assert access is not None
-        if self._by.get(access[0], task.number) == task.number:
-            return
+        depths: list[int] = []
+        for of in access[0], access[4]:
+            if self._by.get(of, task.number) != task.number:
+                depths += self._touched[of]
+        if access[4]:
+            depths.sort()
         clock = task.clock
-        for depth in reversed(self._touched[access[0]]):
+        for depth in reversed(depths):
             event = self.events[depth]
             if event.nth <= clock[event.task] or not _conflict(event.access, access):
                 continue  # It has to come before, or may.
             if event.freed and task.wants is not None:
                 continue
             self._note(task, depth)
-            return
+            if self._bound is None:
+                return  # The earlier ones are found from there.
 
     def _note(self, task: Task, depth: int) -> None:
         """Have `task`, or what leads to it, tried in the state before step `depth`."""
@@ -516,11 +537,14 @@ class Run:
                 check(self)
             except AssertionError as error:
                 self.fail(str(error))
-        self._aborting = True
+        Run.current = self
+        self.aborting = True
         for task in self.tasks:
             if task.alive:
+                self.running = task
                 task.baton.release()
                 self._finished.acquire()
+        Run.current = None
 
     def story(self) -> str:
         """The steps, a line for each stretch of one thread."""
@@ -542,13 +566,15 @@ class Run:
 
 
 def _conflict(one: Access | None, other: Access | None) -> bool:
-    return (
-        one is not None
-        and other is not None
-        and one[0] == other[0]
+    if one is None or other is None:
+        return False
+    if (
+        one[0] == other[0]
         and (one[2] or other[2])
         and (one[1] is None or other[1] is None or one[1] == other[1])
-    )
+    ):
+        return True
+    return (other[2] and one[4] == other[0]) or (one[2] and other[4] == one[0])
 
 
 def _join(clock: list[int], other: list[int]) -> None:
@@ -667,23 +693,24 @@ def declare(thing: object) -> None:
     """The scenario touches what it watches: in which order matters."""
     run = Run.current
     if run is not None:
-        run.point((id(thing), None, True, _DECLARED), thing)
+        run.point((id(thing), None, True, _DECLARED, 0), thing)
 
 
 def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
     """The functions of `instrument.load`, for the points of `sites`."""
 
-    def touch(run: Run, of: object, part: object, site: int, writes: bool | None = None) -> None:
-        if writes is None:
-            writes = sites()[site].writes
-        run.point((id(of), part, writes, site), of)
+    def touch(run: Run, of: object, part: object, site: int, also: object = None) -> None:
+        if type(also) not in _CONTAINERS:
+            run.point((id(of), part, sites()[site].writes, site, 0), of)
+        else:
+            run.point((id(of), part, sites()[site].writes, site, id(also)), (of, also))
 
     def touch_item(holder: object, index: object, site: int) -> None:
         run = Run.current
         if run is not None and type(holder) in _CONTAINERS:
             of = run.dicts.get(id(holder))
             if of is not None:
-                run.point((of, index, sites()[site].writes, site), holder)
+                run.point((of, index, sites()[site].writes, site, 0), holder)
             else:
                 touch(run, holder, index if isinstance(index, str) else None, site)
 
@@ -691,7 +718,7 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
         run = Run.current
         if run is not None:
             _, _, _, name, writes = sites()[site]
-            run.point((id(of), name, writes, site), of)
+            run.point((id(of), name, writes, site, 0), of)
         return of
 
     def instance_dict(of: object, site: int) -> object:
@@ -717,13 +744,15 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
         if run is not None:
             of: object = getattr(function, "__self__", None)
             kind: type[object] = type(of)
-            if kind in _CONTAINERS:
+            if args and type(args[0]) is map:
+                pass  # The step is that of what is called, which has a point.
+            elif kind in _CONTAINERS:
                 if kind is set and function.__name__ in ("add", "discard", "remove"):
                     touch(run, of, id(args[0]), site)
                 elif args and isinstance(args[0], str):
                     touch_item(of, args[0], site)
                 else:
-                    touch(run, of, None, site)
+                    touch(run, of, None, site, args[0] if args else None)
         return function(*args, **kwargs)
 
     def look(site: int, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -739,6 +768,30 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
             touch(run, args[0], args[1], site)
         return function(*args)
 
+    def lazily(site: int, function: Any, /, *args: Any) -> Any:
+        return steps(args[-1], function(*args), site)
+
+    def each(thing: Any, site: int) -> Any:
+        return steps(thing, thing, site)
+
+    def steps(thing: object, iterable: Any, site: int) -> Any:
+        """`iterable`, which goes through `thing`: a point before each step."""
+        if Run.current is None or type(thing) not in _CONTAINERS:
+            return iterable
+
+        def go() -> Iterator[Any]:
+            iterator = iter(iterable)
+            while True:
+                if Run.current is not None:
+                    touch(Run.current, thing, None, site)
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+                yield item
+
+        return go()
+
     def container(thing: object, site: int) -> object:
         run = Run.current
         if run is not None and type(thing) in _CONTAINERS:
@@ -748,7 +801,7 @@ def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
     return {
         function.__name__: function
         for function in (
-            attribute, instance_dict, get_item, set_item, delete_item, method, look, by_name,
-            container,
+            attribute, instance_dict, get_item, set_item, delete_item, method, look, lazily,
+            by_name, container, each,
         )
     }  # fmt: skip
