@@ -194,7 +194,7 @@ MUTATIONS = [
     Mutation(
         "what is being cancelled is not outstanding",
         "futures",
-        """            owner.away.add(self)
+        """            owner.away.add(mark)
             cancelled = self._cancel(owner)
 """,
         """            cancelled = self._cancel(owner)
@@ -329,8 +329,10 @@ MUTATIONS = [
         "slots",
         """            # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
+            # Where there was no memory for it, nobody else would try again.
+            if body.slot is None and not (self.free and self.resumers):
 """,
-        "",
+        "            if body.slot is None:\n",
         "two_resume_beside_an_end",
     ),
     Mutation(
