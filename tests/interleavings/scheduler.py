@@ -33,6 +33,7 @@ CPython gives with a GIL and without.
 from __future__ import annotations
 
 import _thread
+import faulthandler
 import gc
 import itertools
 import time
@@ -48,6 +49,9 @@ _get_ident = _thread.get_ident
 #: What a step touches (`part` of an object, all of it where that is None), whether it
 #: changes it, and where in the source; and what else it looks through, or 0.
 Access: TypeAlias = "tuple[int, object, bool, int, int]"
+
+#: Seconds that one execution may take, which takes milliseconds.
+_LIMIT = 60
 
 # Places that are not in the source.
 _ACQUIRE, _RELEASE, _LOCKED, _DECLARED = range(-4, 0)
@@ -98,7 +102,7 @@ class Lock:
         self.held = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        run = Run.current
+        run = Run.mine()
         if run is None or run.aborting:
             if self.held:
                 raise Abort
@@ -117,7 +121,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        run = Run.current
+        run = Run.mine()
         if run is not None:
             run.running.releases = self
             run.point((id(self), None, True, _RELEASE, 0), self)
@@ -147,7 +151,8 @@ class RLock:
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        me = None if Run.current is None else Run.current.running
+        run = Run.mine()
+        me = None if run is None else run.running
         if self._owner is not None and self._owner is me:
             self._count += 1
             return True
@@ -269,6 +274,12 @@ class Run:
         self._patience = 10000
         self._finished = _allocate_lock()
         self._finished.acquire()
+
+    @classmethod
+    def mine(cls) -> Run | None:
+        """The execution that this thread is part of, and running in."""
+        run = cls.current
+        return run if run is not None and run.running.ident == _get_ident() else None
 
     # Called by the threads of the execution.
 
@@ -524,13 +535,13 @@ class Run:
 
     def execute(self, scenario: Callable[[], object], check: Callable[[Run], None]) -> None:
         """Run `scenario` until nobody can run; check; let everybody go."""
-        Run.current = self
         self.spawn(scenario, (), "main")
         first = self._choose(self.tasks[0])
         assert first is not None
         self.running = first
+        Run.current = self
         first.baton.release()
-        self._finished.acquire()
+        self._await_end()
         Run.current = None
         if self.failure is None and not self.pruned:
             try:
@@ -543,8 +554,13 @@ class Run:
             if task.alive:
                 self.running = task
                 task.baton.release()
-                self._finished.acquire()
+                self._await_end()
         Run.current = None
+
+    def _await_end(self) -> None:
+        if not self._finished.acquire(True, _LIMIT):
+            faulthandler.dump_traceback(all_threads=True)
+            raise RuntimeError("a thread waits for something outside of the scheduler, or loops")
 
     def story(self) -> str:
         """The steps, a line for each stretch of one thread."""
