@@ -115,10 +115,9 @@ class Counts:
         return main
 
     def owed(self, original: _Function) -> _Function:
-        def owe(*args: Any) -> Any:
-            slot = original(*args)
+        def owe(*args: Any) -> None:
+            original(*args)
             self.lent += 1
-            return slot
 
         return owe
 

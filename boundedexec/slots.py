@@ -156,7 +156,7 @@ class Slots:
         self.lost = False
         self._observers: dict[Observer, None] = {}
         self.crew = Crew(
-            self._new_body, prefix, idle_timeout, initializer, self._break, self._one_ended
+            self._new_body, prefix, idle_timeout, initializer, self._break, self.check_idle
         )
         _register(self)
 
@@ -169,22 +169,16 @@ class Slots:
 
     def release(self, slot: Slot) -> None:
         """Give up a slot for good, to whoever is next."""
-        try:
-            self.free.append(slot)
-        except MemoryError:
-            self._insist(slot)
+        while True:
+            try:
+                self.free.append(slot)
+                break
+            except MemoryError:
+                pass  # Else it were lost for good.
         if self.resumers or self.queue:
             self.dispatch_or_fail()
         if self._observers:
             self.check_idle()
-
-    def _insist(self, slot: Slot) -> None:
-        while True:
-            try:
-                self.free.append(slot)
-                return
-            except MemoryError:
-                pass  # Else it were lost for good.
 
     def dispatch(self) -> None:
         """Hand free slots out: to those who resume, then one to a worker for the queue.
@@ -409,7 +403,7 @@ class Slots:
         self._finish(body)
 
     def rest(self, body: Body) -> None:
-        """The job of a worker that was obtained in vain."""
+        """The job of a worker that was taken in vain."""
         self.crew.park(body)
 
     def rescue(self, body: Body, exception: BaseException) -> None:
@@ -633,9 +627,6 @@ class Slots:
         self.wait_idle()
         for worker in list(self.crew.workers):
             worker.join()
-
-    def _one_ended(self) -> None:
-        self.check_idle()
 
     # Broken by its initializer.
 

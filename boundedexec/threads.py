@@ -209,7 +209,7 @@ class Crew(Generic[W]):
             self.workers.pop(worker, None)
 
     def park(self, worker: W) -> None:
-        """Have `worker` found by `obtain` while it finishes its job.
+        """Have `worker` found among the `spare` while it finishes its job.
 
         Before it frees its slot, never after: else a submission that sees the slot
         does not see the thread, and starts a second one.
