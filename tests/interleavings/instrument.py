@@ -311,17 +311,16 @@ class _Instrument(ast.NodeTransformer):
         site = self._site(node, None, writes)
         return self._call("container", node, self.visit(node), site)
 
-    def visit_If(self, node: ast.If) -> ast.AST:
-        node.test = self._looked_at(node.test)
+    def _blocks(self, node: ast.If | ast.While | ast.For) -> None:
         for part in node.body, node.orelse:
             part[:] = [line for old in part for line in self._lines(old)]
+
+    def _tested(self, node: ast.If | ast.While) -> ast.AST:
+        node.test = self._looked_at(node.test)
+        self._blocks(node)
         return node
 
-    def visit_While(self, node: ast.While) -> ast.AST:
-        node.test = self._looked_at(node.test)
-        for part in node.body, node.orelse:
-            part[:] = [line for old in part for line in self._lines(old)]
-        return node
+    visit_If = visit_While = _tested
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         node.test = self._looked_at(node.test)
@@ -352,8 +351,7 @@ class _Instrument(ast.NodeTransformer):
     def visit_For(self, node: ast.For) -> ast.AST:
         node.iter = self._taken_from(node.iter)
         node.target = self.visit(node.target)
-        for part in node.body, node.orelse:
-            part[:] = [line for old in part for line in self._lines(old)]
+        self._blocks(node)
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:

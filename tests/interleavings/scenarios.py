@@ -499,12 +499,18 @@ def coalesced_by_two(world: World) -> None:
 @scenario(2)
 def coalesced_by_two_while_it_runs(world: World) -> None:
     """Two threads submit a key that executes: they share the one re-run, or follow."""
+    _, coalescer, first = _executing(world)
+    _two_submit(world, coalescer, first)
+
+
+def _executing(world: World) -> tuple[Any, Any, Any]:
+    """A service, a Coalescer on it, and the future of a run that has started."""
     service = world.service()
     coalescer = world.package.Coalescer(service)
     started = Gate()
     first = world.accept(coalescer.submit("key", world.body("first", started.open)))
     started.wait()
-    _two_submit(world, coalescer, first)
+    return service, coalescer, first
 
 
 def _two_submit(world: World, coalescer: Any, before: Any = None) -> None:
@@ -551,11 +557,7 @@ def coalesced_join_beside_block_till_done(world: World) -> None:
 @scenario(2)
 def coalesced_beside_block_till_done(world: World) -> None:
     """A re-run that is owed is outstanding, all the time."""
-    service = world.service()
-    coalescer = world.package.Coalescer(service)
-    started = Gate()
-    first = world.accept(coalescer.submit("key", world.body("first", started.open)))
-    started.wait()
+    service, coalescer, first = _executing(world)
     second = world.accept(coalescer.submit("key", world.body("second")))
     assert first is not second, "it joined a run that had started"
     assert service.block_till_done()
