@@ -15,7 +15,8 @@ or a weakref callback could find held. It stands on:
 One wake-up is on its way at a time. A worker that has been woken wakes the next
 one before its body if there is more to do and another slot is free, and a worker
 goes on to the next submission by itself. So a burst of submissions costs its
-submitter one wake-up, and not a switch of threads for each.
+submitter one wake-up, and not a switch of threads for each. Lends are fetched in the
+same way, by workers that are woken one after the other and go on by themselves.
 """
 
 # The rooms share what users must not touch.
@@ -34,7 +35,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from .futures import (
     ENDING,
@@ -88,7 +89,7 @@ class _Observer:
 class _Awake:
     """Stands for the worker that was woken last, before there was one."""
 
-    fresh = False
+    fresh = fetching = False
 
 
 class Slots:
@@ -143,6 +144,11 @@ class Slots:
         #: The worker that was woken last. While it is not awake yet, it is the one
         #: that will wake the others.
         self.woken: Body | _Awake = _Awake()
+        #: Slots that bodies have lent, each with the submission it is lent to, until a
+        #: worker fetches them.
+        self.lends: deque[Lend] = deque()
+        #: The worker that was woken last for those, as `woken`.
+        self.called: Body | _Awake = _Awake()
         #: Why nothing more is accepted; set once.
         self.refusal: Callable[[], Exception] | None = None
         #: Until when bodies may submit all the same, on the monotonic clock.
@@ -391,16 +397,92 @@ class Slots:
         future = fn = None  # type: ignore[assignment]
         self._finish(body)
 
-    def serve_lent(self, body: Body) -> None:
-        """The job of a worker that was handed a submission and a lent slot."""
-        future, fn = body.future, body.fn
-        assert future is not None and fn is not None
-        if self.broken:
-            future._forget()
-            fn = self._raise_broken
-        _execute(body, future, fn)
-        del future, fn
-        self._finish(body)
+    def fetch_lends(self) -> None:
+        """Wake a worker for the lends, if none is on its way.
+
+        Raises the `RuntimeError` of a thread that cannot be started; as `dispatch`.
+        """
+        if self.called.fetching:
+            return
+        body: Body | None = None
+        pair: tuple[Body, None] | None = None
+        offer: list[Job | None] = [self.serve_lends]
+        try:
+            try:
+                for pair in self.crew.spare:  # noqa: B007
+                    break
+            except KeyError:
+                pass
+            if pair is not None:
+                body = pair[0]
+            else:
+                body = self.crew.new()
+                self.crew.start(body)
+            body.fetching = True
+            body.hand(offer)
+            self.called = body
+        except BaseException:
+            if pair is not None:
+                body = pair[0]
+            if body is not None and self._recall(offer):
+                body.fetching = False
+                self.crew.put_back(body, self.rest)
+            raise
+
+    def fetch_or_refuse_lends(self) -> None:
+        """Fetch the lends where there is no caller to raise to: who lent them raises."""
+        try:
+            if self.lends:
+                self.fetch_lends()
+        except Exception as error:
+            while self.lends:
+                try:
+                    lend = self.lends.popleft()
+                except IndexError:
+                    break
+                if not lend.refuse(error):
+                    assert lend.slot is not None
+                    self.hand_over(lend.slot)
+
+    def serve_lends(self, body: Body) -> None:
+        """The job of a worker that was woken for the lends."""
+        lends = self.lends
+        debts: list[Any] = [None]
+        while True:
+            try:
+                debts[0] = lends.popleft()
+            except IndexError:
+                break
+            # Nothing is lost from here on, for this needs no memory.
+            body.debts = debts
+            lend: Lend = debts[0]
+            body.slot = lend.slot
+            if body.fetching:
+                body.fetching = False
+                self.fetch_or_refuse_lends()
+            future = body.future = lend.future  # Before the claim, see `Future.cancel`.
+            assert future is not None
+            if self.broken:
+                self._refuse(future)
+            else:
+                try:
+                    fn = future._fn
+                    del future._fn
+                except AttributeError:
+                    pass  # Cancelled, or started by another: the slot goes back.
+                else:
+                    body.fn = fn
+                    _execute(body, future, fn)
+                    del fn
+            del lend, future
+            self._finish(body)
+            # Goes on to the next by itself, unless it is taken for something else.
+            debts = [None]
+            if not (lends and self.crew.withdraw(body)):
+                return
+        body.fetching = False
+        self.crew.park(body)
+        self.fetch_or_refuse_lends()
 
     def rest(self, body: Body) -> None:
         """The job of a worker that was taken in vain."""
@@ -408,6 +490,9 @@ class Slots:
 
     def rescue(self, body: Body, exception: BaseException) -> None:
         """Fail the submission whose thread could not go on, and have the slot again."""
+        if body.fetching:
+            body.fetching = False
+            self.fetch_or_refuse_lends()
         future = body.future
         if future is not None and not future.done():
             if future._state is ENDING and future._watch is not None:
@@ -427,15 +512,14 @@ class Slots:
         """Keep nothing of the last body, park, and give the slot up."""
         body.fresh = False
         body.future = body.fn = None
-        # All before it is parked: from then on it may be lent a slot, and owe that.
-        debts: list[Lend] | None = body.debts or None
-        if debts is not None:
-            body.debts = []
+        # Before it is parked: from then on it may be handed another.
         slot, body.slot = body.slot, None
+        debts: list[Lend] = body.debts
         self.away.discard(body)
         # Parked before the slot is free, see `Crew.park`.
         self.crew.park(body)
-        if debts is not None:
+        if debts:
+            body.debts = []
             # The first of several lenders could be over before the last is told.
             self.away.update(debts)
             for debt in reversed(debts):
@@ -635,9 +719,6 @@ class Slots:
             "A thread initializer failed, the thread pool is not usable anymore"
         )
 
-    def _raise_broken(self) -> NoReturn:
-        raise self._broken_error()
-
     def _break(self, exception: BaseException) -> None:
         report("exception in initializer:", exception=exception)
         self.broken = True
@@ -664,6 +745,7 @@ class Slots:
         _every.pop(id(self), None)
         self.queue.clear()
         self.resumers.clear()
+        self.lends.clear()
         self.crew.parked.clear()
         self.crew.ending = True
         service = None if self.owner is None else self.owner()
@@ -713,9 +795,11 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
         future._state = FINISHED
     else:
         future._close(watch)
-        for debt in body.debts:
-            debt.wake()  # A callback may wait for the lender.
         if watch.callbacks:
+            # One may wait for the lender. Without any the slot comes back right away, and
+            # a lender that is woken before looks in vain at all that it waits for.
+            for debt in body.debts:
+                debt.wake()
             context.run(future._settle, BaseException)
         del watch
     if len(body.blank):

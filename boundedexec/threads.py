@@ -128,9 +128,11 @@ class Worker(threading.Thread):
             threading._active.pop(_thread.get_ident(), None)  # type: ignore[attr-defined]
             crew.workers.pop(self, None)
             self._ended.release()
-            crew.ended()
-            if crew.ending:
-                crew.end_one()
+            try:
+                crew.ended()
+            finally:
+                if crew.ending:
+                    crew.end_one()
 
     def rescue(self, exception: BaseException) -> None:
         """Lose nothing where a job raised: for want of memory, for it is not to."""
@@ -219,19 +221,20 @@ class Crew(Generic[W]):
     def next_job(self, worker: W) -> Job | None:
         """Wait until a parked `worker` has a job; None means that it ends."""
         # Parked, so look: `end` may have come before and not have found it.
-        if self.ending and self._withdraw(worker):
+        if self.ending and self.withdraw(worker):
             return None
         while worker._wake.acquire(True, self._idle_timeout):
             try:
                 return worker.offer.pop()
             except IndexError:
                 pass  # Woken in vain.
-        if self._withdraw(worker):
+        if self.withdraw(worker):
             return None
         # Taken in this very moment: the job is on its way.
         return worker.next_offered()
 
-    def _withdraw(self, worker: W) -> bool:
+    def withdraw(self, worker: W) -> bool:
+        """Have a parked `worker` go on; False where it was taken, and is handed a job."""
         return self.parked.pop(worker, worker) is None
 
     def end(self) -> None:

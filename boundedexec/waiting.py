@@ -27,7 +27,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .futures import PENDING, Future, Sleeper, current, name_of
-from .threads import Crew, Job, Worker
+from .threads import Crew, Worker
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -68,12 +68,13 @@ class Lender(Protocol):
     lending: bool
     daemon: bool
     resumers: deque[Body]
+    lends: deque[Lend]
     away: set[object]
 
     def bodies(self) -> list[Body]: ...
     def resume(self, body: Body, /) -> None: ...
-    def serve_lent(self, body: Any, /) -> None: ...
-    def rest(self, body: Any, /) -> None: ...
+    def fetch_lends(self) -> None: ...
+    def fetch_or_refuse_lends(self) -> None: ...
     def rescue(self, body: Any, exception: BaseException, /) -> None: ...
 
 
@@ -89,6 +90,8 @@ class Body(Worker):
         self.fn: Callable[..., Any] | None = None
         #: What it holds; None while the slot is yielded, lent, or there is no body.
         self.slot: Slot | None = None
+        #: Woken for a lend, but has not taken one yet.
+        self.fetching = False
         #: What it owes: its slot goes to the last of these lenders when it is over.
         self.debts: list[Lend] = []
         #: Where its own slot is.
@@ -139,9 +142,12 @@ class Body(Worker):
 class Lend:
     """A slot on its way to the submission that a body waits for, and back."""
 
-    __slots__ = ("_lender", "_wait", "_open", "_returned")
+    __slots__ = ("slot", "future", "_lender", "_wait", "_open", "_returned")
 
     def __init__(self, lender: Body, waiting: _Wait) -> None:
+        #: What is lent, and to which submission, where a worker is still to fetch them.
+        self.slot = lender.slot
+        self.future: Future[Any] | None = None
         self._lender = lender
         self._wait = waiting
         # Popped by one of the two: the borrower who is over, the lender who goes on.
@@ -151,6 +157,11 @@ class Lend:
     def wake(self) -> None:
         """The submission is over, but the slot is still needed: for its callbacks."""
         self._wait.wake()
+
+    def refuse(self, error: Exception) -> bool:
+        """End a lend that no thread can be started for, as `give_back`."""
+        self._wait.error = error
+        return self.give_back(self.slot)
 
     def give_back(self, slot: Slot | None) -> bool:
         """End the lend; the borrower is over. False: the lender went on, keep the slot."""
@@ -223,6 +234,11 @@ class _Node:
 class _Wait(Sleeper, _Node):
     """A wait, of a body or of another thread, for one or several futures."""
 
+    #: Set where what it waits for is held up by something new, see `hold`.
+    changed = False
+    #: Why what its body lent a slot to has no thread.
+    error: Exception | None = None
+
     def install(self) -> None:
         """Be told of ends."""
 
@@ -248,6 +264,11 @@ class _Wait(Sleeper, _Node):
         for owner in self.owners:
             # A thread may have been wanting, and nothing else would try again.
             owner.retry()
+        _lend(self)
+
+    def go_on(self) -> None:
+        """Raise or lend again, for something may have changed."""
+        _check_circle(self)  # For `hold` may have closed one.
         _lend(self)
 
     def block(self) -> None:
@@ -284,9 +305,14 @@ class _Wait(Sleeper, _Node):
                 self.lock.acquire()
                 if self.over():
                     return
+                if self.error is not None:
+                    # Another may be told the same.
+                    raise type(self.error)(*self.error.args) from self.error
+                if body.slot is None and body.lend is not None and not self.changed:
+                    continue  # Woken in vain. It is woken again when the slot is back.
+                self.changed = False
                 with _graph:
-                    _check_circle(self)  # For `hold` may have closed one.
-                    _lend(self)
+                    self.go_on()
         finally:
             del body, self  # As above.
 
@@ -326,15 +352,26 @@ class _WaitForOne(_Wait):
     def begin(self, body: Body) -> None:
         future = self._future
         # What is queued waits for nobody: no circle.
-        if _can_give(self, future._owner) and _is_queued(future) and _lend_to(body, future):
-            return
+        if _can_give(self, future._owner) and _is_queued(future):
+            _lend_to(body, future)
+        elif self._watch():
+            super().begin(body)
+
+    def go_on(self) -> None:
+        # The slot came back before the end: another was first to start it.
+        if self._watching or self._watch():
+            super().go_on()
+
+    def _watch(self) -> bool:
+        """Be told of the end; False where it is over."""
+        future = self._future
         with future._condition:
             if future.done():
                 self.wake()
-                return
+                return False
             self._watching = True
             future._watched().waiters.append(self)
-        super().begin(body)
+            return True
 
     def uninstall(self) -> None:
         if self._watching:
@@ -646,54 +683,37 @@ def _those_waiting_for(future: AnyFuture) -> Iterator[_Node]:
 def _lend_to(giver: Body, future: AnyFuture) -> bool:
     """Lend the slot of `giver` to a queued submission or a body that resumes.
 
-    False: it needs none any more.
+    False: it needs none any more. Raises the `RuntimeError` of a thread that cannot be
+    started.
     """
     resuming = _resuming.get(future)
     if resuming is not None:
         return _lend_to_resumer(giver, resuming)
     assert isinstance(future, Future)
     slots = giver.slots
-    crew = slots.crew
-    borrower: Body | None = None
-    pair: tuple[Body, None] | None = None
-    fn: Callable[..., Any] | None = None
-    claimed: list[None] = []
-    offer: list[Job | None] = [slots.serve_lent]
-    # What is taken is noted in the step that takes it, as in `Slots.dispatch`.
+    lend = _make_lend(giver)
+    lend.future = future
+    queued: list[None] = []
     try:
-        # First the thread, for without one the submission has to stay where it is.
-        try:
-            for pair in crew.spare:  # noqa: B007
-                break
-        except KeyError:
-            pass
-        if pair is not None:
-            borrower = pair[0]
-        else:
-            borrower = crew.new()
-            crew.start(borrower)
-        borrower.future = future  # Before the claim, see `Future.cancel`.
-        fn = getattr(future, "_fn", None)
-        claimed += map(delattr, (future,), ("_fn",))
-        borrower.fn = fn
-        _owe(giver, borrower)
-        borrower.hand(offer)
-        return True
+        giver.slot = None
+        queued += map(slots.lends.append, (lend,))
+        slots.fetch_lends()
     except BaseException as error:
-        if pair is not None:
-            borrower = pair[0]
-        if claimed:
-            # Nobody else will run it. `offer` is empty where it arrived.
-            if offer and borrower is not None:
-                borrower.fn = fn
-                _owe(giver, borrower)
-                borrower.hand(offer)
-        elif borrower is not None:
-            borrower.future = None
-            crew.put_back(borrower, slots.rest)
-        if isinstance(error, AttributeError):
-            return False  # It was started or cancelled in this moment.
+        taken = False
+        if queued:
+            try:
+                slots.lends.remove(lend)
+            except ValueError:
+                taken = True
+        if not taken:
+            giver.slot = lend.slot
+            giver.lend = None
+        if not isinstance(error, Exception):
+            slots.fetch_or_refuse_lends()  # Others may have relied on this.
+        elif taken:
+            return True
         raise
+    return True
 
 
 def _lend_to_resumer(giver: Body, resuming: Body) -> bool:
@@ -719,16 +739,19 @@ def _owe(giver: Body, borrower: Body) -> None:
     """
     if giver.slot is None:
         return
-    assert giver.future is not None
-    waiting = _waits[giver.future]
-    assert isinstance(waiting, _Wait)
-    lend = giver.lend
-    if lend is None:
-        lend = giver.lend = Lend(giver, waiting)
+    lend = giver.lend or _make_lend(giver)
     if lend not in borrower.debts:
         borrower.debts.append(lend)
     borrower.slot = giver.slot
     giver.slot = None
+
+
+def _make_lend(giver: Body) -> Lend:
+    assert giver.future is not None
+    waiting = _waits[giver.future]
+    assert isinstance(waiting, _Wait)
+    lend = giver.lend = Lend(giver, waiting)
+    return lend
 
 
 def seek_slot(body: Body) -> None:
@@ -763,6 +786,7 @@ def hold(future: AnyFuture, other: AnyFuture) -> None:
             dependents.append(another)
     for waiting in list(_waits.values()):
         if not waiting.pending.keys().isdisjoint(dependents):
+            waiting.changed = True
             waiting.wake()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import queue
 import sys
 import threading
@@ -476,6 +477,32 @@ def test_a_lend_whose_thread_cannot_be_started_raises_from_the_wait(
         return awaited.result()
 
     assert service.submit(body).result(LIMIT) == 3
+
+
+def test_of_two_lends_the_one_without_a_thread_raises_from_its_wait(
+    new_service: NewService, starts: Starts
+) -> None:
+    # Whether its lender looks for the thread or the worker that is woken for the first.
+    service, meet, refused = new_service(2), threading.Barrier(2), threading.Event()
+    threads = itertools.count(1)
+    starts.failing = lambda: next(threads) > 3
+
+    def body() -> str:
+        meet.wait(LIMIT)
+        inner = service.submit(refused.wait, LIMIT)
+        meet.wait(LIMIT)
+        try:
+            return str(inner.result())
+        except RuntimeError as error:
+            refused.set()
+            return str(error)
+
+    for _ in range(50):
+        refused.clear()
+        both = [service.submit(body) for _ in range(2)]
+        results = sorted(future.result(LIMIT) for future in both)
+        assert results == ["True", "can't start new thread"]
+        assert service.block_till_done(LIMIT)
 
 
 def test_nested_waits_lend_along_a_chain(new_service: NewService) -> None:

@@ -356,7 +356,7 @@ MUTATIONS = [
     Mutation(
         "a thread does not look whether it should end once it is parked",
         "threads",
-        """        if self.ending and self._withdraw(worker):
+        """        if self.ending and self.withdraw(worker):
             return None
 """,
         "",
@@ -365,23 +365,63 @@ MUTATIONS = [
     Mutation(
         "an idle thread ends without taking itself out",
         "threads",
-        """        if self._withdraw(worker):
+        """        if self.withdraw(worker):
             return None
         # Taken""",
-        """        self._withdraw(worker)
+        """        self.withdraw(worker)
         return None
         # Taken""",
         "idle_time_out_beside_a_hand_over",
     ),
     Mutation(
-        "a worker parks and looks only then what it owes",
+        "a lender looks for a worker before its lend can be found",
+        "waiting",
+        """        queued += map(slots.lends.append, (lend,))
+        slots.fetch_lends()
+""",
+        """        slots.fetch_lends()
+        queued += map(slots.lends.append, (lend,))
+""",
+        "lend_beside_a_submit",
+    ),
+    Mutation(
+        "a worker that has fetched a lend does not look whether there are more",
         "slots",
-        """        debts: list[Lend] | None = body.debts or None
-        if debts is not None:
+        """                body.fetching = False
+                self.fetch_or_refuse_lends()
+            future""",
+        """                body.fetching = False
+            future""",
+        "two_lend_at_once",
+    ),
+    Mutation(
+        "a worker that was called in vain does not look again",
+        "slots",
+        """        body.fetching = False
+        self.crew.park(body)
+        self.fetch_or_refuse_lends()
 """,
-        """        debts = body.debts
-        if debts:
+        """        body.fetching = False
+        self.crew.park(body)
 """,
+        "lends_one_after_the_other",
+    ),
+    Mutation(
+        "a lend for which there is no thread is dropped",
+        "slots",
+        """                if not lend.refuse(error):
+""",
+        """                if not lend:
+""",
+        "a_lend_whose_start_fails",
+    ),
+    Mutation(
+        "a body that lent in vain is not told of the end",
+        "waiting",
+        """        if self._watching or self._watch():
+            super().go_on()
+""",
+        "        super().go_on()\n",
         "lend_to_a_thread_that_parks",
     ),
     Mutation(

@@ -137,6 +137,12 @@ class World:
         self.services.append(service)
         return service
 
+    def threads(self, run: Run | None = None) -> int:
+        """How many threads the package has started."""
+        run = run or Run.current
+        assert run is not None
+        return sum(task.worker is not None for task in run.tasks)
+
     def thread(self, function: Callable[[], object], name: str) -> None:
         """Start a thread of the scenario's."""
         assert Run.current is not None
@@ -193,7 +199,7 @@ class World:
         """What holds when nobody can run any more. Looks at what is private: it has to tell
         work that is stuck from threads that rest."""
         package = self.package
-        threads = sum(task.worker is not None for task in run.tasks)
+        threads = self.threads(run)
         assert threads <= self.most_threads, f"{threads} threads were started"
         for task in run.tasks:
             if not task.alive:
@@ -205,6 +211,7 @@ class World:
         for service in self.services:
             slots = service._slots
             assert not slots.resumers, "a body that resumes was forgotten"
+            assert not slots.lends, "a lent slot was forgotten"
             claimable = [f for f in slots.queue if hasattr(f, "_fn")]
             assert not claimable, "a submission was forgotten"
             assert len(slots.free) == len(slots.all) == len(set(slots.free)), (
@@ -216,6 +223,7 @@ class World:
                 assert worker in slots.crew.parked, "a thread neither works nor rests"
                 assert worker.slot is None
                 assert not worker.fresh
+                assert not worker.fetching
         for future in self.futures:
             assert future.done(), "a submission was lost"
             failure = future._failure

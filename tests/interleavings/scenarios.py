@@ -419,6 +419,60 @@ def lend_to_a_thread_that_parks(world: World) -> None:
 
 
 @scenario(2)
+def two_lend_at_once(world: World) -> None:
+    """Two bodies lend their slots to submissions that need each other."""
+    service = world.service(2)
+    gates = Gate(), Gate()
+    both = Gate()
+
+    def meet(mine: Gate, other: Gate) -> None:
+        mine.open()
+        other.wait()
+
+    def outer(name: str, mine: Gate, other: Gate) -> None:
+        # Both have a slot before one asks for more.
+        if name == "second inner":
+            both.open()
+        both.wait()
+        inner = world.accept(service.submit(world.body(name, lambda: meet(mine, other))))
+        world.without_slot(inner.result)
+
+    for name, pair in ("first", gates), ("second", gates[::-1]):
+        world.accept(service.submit(world.body(name, partial(outer, f"{name} inner", *pair))))
+
+
+@scenario(2)
+def lends_one_after_the_other(world: World) -> None:
+    """A body lends while another's lend brings one worker too many."""
+    service = world.service(2)
+
+    def outer(*names: str) -> None:
+        for name in names:
+            inner = world.accept(service.submit(world.body(name)))
+            world.without_slot(inner.result)
+
+    world.accept(service.submit(world.body("first", partial(outer, "a", "b"))))
+    world.accept(service.submit(world.body("second", partial(outer, "c"))))
+
+
+@scenario(2)
+def a_lend_whose_start_fails(world: World) -> None:
+    """Of two lends one has no thread: its lender raises, or it needs none any more."""
+    service = world.service(2)
+    world.package.fails_to_start = lambda: world.threads() >= 3
+
+    def outer(name: str) -> None:
+        inner = world.accept(service.submit(world.body(name)))
+        try:
+            world.without_slot(inner.result)
+        except RuntimeError as error:
+            assert str(error) == "can't start new thread"
+
+    for name in "first", "second":
+        world.accept(service.submit(world.body(name, partial(outer, f"{name} inner"))))
+
+
+@scenario(2)
 def a_lender_goes_on(world: World) -> None:
     """A body lends its slot to one of two that it waits for; the other ends: it goes on
     beside the end of what has the slot, and is outstanding all the while."""
