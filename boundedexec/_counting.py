@@ -114,12 +114,13 @@ class Counts:
 
         return main
 
-    def owed(self, original: _Function) -> _Function:
-        def owe(*args: Any) -> None:
-            original(*args)
-            self.lent += 1
+    def lends(self, original: _Function) -> _Function:
+        def lend(*args: Any) -> bool:
+            lent: bool = original(*args)
+            self.lent += lent
+            return lent
 
-        return owe
+        return lend
 
     def checked(self, original: _Function) -> _Function:
         def check(start: Any) -> None:
@@ -147,7 +148,7 @@ def count() -> Counts:
         (Service, "submit", counts.submitted),
         (Worker, "_main", counts.ran),
         (slots, "_execute", counts.executed),
-        (waiting, "_owe", counts.owed),
+        (waiting, "_lend_to", counts.lends),
         (waiting, "_check_circle", counts.checked),
     ):
         setattr(owner, name, over(getattr(owner, name)))

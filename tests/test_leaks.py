@@ -18,8 +18,10 @@ def test_nothing_grows(use: Callable[[Service], None], caplog: pytest.LogCapture
     count = max(2000 // USES[use], 50)
     tracemalloc.start()
     try:
-        # What grows, grows each time.
-        found = [grows(use, count) for _ in range(2)]
+        # What grows, grows each time. Without a GIL the allocator's own needs vary.
+        found = list[str]()
+        while len(found) < 5 and (not found or found[-1]):
+            found.append(grows(use, count))
     finally:
         tracemalloc.stop()
-    assert not all(found), found
+    assert not found[-1], found
