@@ -149,6 +149,10 @@ class Slots:
         self.lends: deque[Lend] = deque()
         #: The worker that was woken last for those, as `woken`.
         self.called: Body | _Awake = _Awake()
+        #: The workers that run their initializer before they look into the queue, and
+        #: those before they fetch a lend: one each needs no other.
+        self.preparing: set[Body] = set()
+        self.preparing_for_lends: set[Body] = set()
         #: Why nothing more is accepted; set once.
         self.refusal: Callable[[], Exception] | None = None
         #: Until when bodies may submit all the same, on the monotonic clock.
@@ -325,7 +329,13 @@ class Slots:
 
     def is_stalled(self) -> bool:
         """Whether something is queued that only lacks a thread."""
-        return bool(self.queue and (self.free or self.endless) and not self.woken.fresh)
+        # The queue first: what is taken between the two costs a wake-up, and no submission
+        # that had relied on it.
+        return (
+            len(self.queue) > len(self.preparing)
+            and bool(self.free or self.endless)
+            and not self.woken.fresh
+        )
 
     def retry(self) -> None:
         """Start what only lacks a thread; raise if there is still none."""
@@ -379,7 +389,8 @@ class Slots:
                 # Not before something is taken: whoever saw it fresh relies on what
                 # comes now, and whoever does not must not wake another for the same.
                 body.fresh = False
-                if queue and (self.free or self.endless):
+                self.preparing.discard(body)
+                if self.is_stalled():
                     try:
                         self.dispatch()
                     except Exception:
@@ -459,7 +470,9 @@ class Slots:
             body.slot = lend.slot
             if body.fetching:
                 body.fetching = False
-                self.fetch_or_refuse_lends()
+                self.preparing_for_lends.discard(body)
+                if len(lends) > len(self.preparing_for_lends):
+                    self.fetch_or_refuse_lends()
             future = body.future = lend.future  # Before the claim, see `Future.cancel`.
             assert future is not None
             if self.broken:
@@ -481,8 +494,32 @@ class Slots:
             if not (lends and self.crew.withdraw(body)):
                 return
         body.fetching = False
+        self.preparing_for_lends.discard(body)
         self.crew.park(body)
         self.fetch_or_refuse_lends()
+
+    def before_initializer(self, body: Body) -> None:
+        """Wake the next worker before the initializer of this one, as before a body."""
+        if body.fresh:
+            self.preparing.add(body)  # Before others look whether it is fresh.
+            body.fresh = False
+            if self.is_stalled():
+                try:
+                    self.dispatch()
+                except Exception:
+                    pass  # This worker takes what is queued by itself.
+        elif body.fetching:
+            self.preparing_for_lends.add(body)
+            body.fetching = False
+            if len(self.lends) > len(self.preparing_for_lends):
+                self.fetch_or_refuse_lends()
+
+    def after_initializer(self, body: Body) -> None:
+        """Have it counted on until it has taken something, as if woken just now."""
+        if body in self.preparing:
+            body.fresh = True
+        elif body in self.preparing_for_lends:
+            body.fetching = True
 
     def rest(self, body: Body) -> None:
         """The job of a worker that was taken in vain."""
@@ -492,6 +529,7 @@ class Slots:
         """Fail the submission whose thread could not go on, and have the slot again."""
         if body.fetching:
             body.fetching = False
+            self.preparing_for_lends.discard(body)
             self.fetch_or_refuse_lends()
         future = body.future
         if future is not None and not future.done():
@@ -510,7 +548,9 @@ class Slots:
 
     def _finish(self, body: Body) -> None:
         """Keep nothing of the last body, park, and give the slot up."""
-        body.fresh = False
+        if body.fresh:
+            body.fresh = False
+            self.preparing.discard(body)
         body.future = body.fn = None
         # Before it is parked: from then on it may be handed another.
         slot, body.slot = body.slot, None

@@ -134,6 +134,12 @@ class Worker(threading.Thread):
                 if crew.ending:
                     crew.end_one()
 
+    def before_initializer(self) -> None:
+        """Have others woken meanwhile: it may take as long as a job."""
+
+    def after_initializer(self) -> None:
+        """Be counted on no more."""
+
     def rescue(self, exception: BaseException) -> None:
         """Lose nothing where a job raised: for want of memory, for it is not to."""
         raise exception
@@ -265,12 +271,15 @@ class Crew(Generic[W]):
         if self._initializer is None:
             return
         context = Context()
+        worker.before_initializer()
         try:
             context.run(self._initializer)
         except BaseException as exception:
             self._on_broken(exception)
         else:
             worker.presets = list(context.items())
+        finally:
+            worker.after_initializer()
 
 
 # Fork: in the child `threading` makes the thread that forked the main thread, and relies

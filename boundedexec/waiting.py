@@ -75,6 +75,8 @@ class Lender(Protocol):
     def resume(self, body: Body, /) -> None: ...
     def fetch_lends(self) -> None: ...
     def fetch_or_refuse_lends(self) -> None: ...
+    def before_initializer(self, body: Any, /) -> None: ...
+    def after_initializer(self, body: Any, /) -> None: ...
     def rescue(self, body: Any, exception: BaseException, /) -> None: ...
 
 
@@ -108,6 +110,12 @@ class Body(Worker):
             super()._main()
         finally:
             current.body = None
+
+    def before_initializer(self) -> None:
+        self.slots.before_initializer(self)
+
+    def after_initializer(self) -> None:
+        self.slots.after_initializer(self)
 
     def rescue(self, exception: BaseException) -> None:
         self.slots.rescue(self, exception)
@@ -266,8 +274,11 @@ class _Wait(Sleeper, _Node):
             owner.retry()
         _lend(self)
 
-    def go_on(self) -> None:
+    def go_on(self, body: Body) -> None:
         """Raise or lend again, for something may have changed."""
+        if body.slot is None and body.lend is not None and not self.changed:
+            return  # Woken in vain. It is woken again when the slot is back.
+        self.changed = False
         _check_circle(self)  # For `hold` may have closed one.
         _lend(self)
 
@@ -308,11 +319,8 @@ class _Wait(Sleeper, _Node):
                 if self.error is not None:
                     # Another may be told the same.
                     raise type(self.error)(*self.error.args) from self.error
-                if body.slot is None and body.lend is not None and not self.changed:
-                    continue  # Woken in vain. It is woken again when the slot is back.
-                self.changed = False
                 with _graph:
-                    self.go_on()
+                    self.go_on(body)
         finally:
             del body, self  # As above.
 
@@ -357,10 +365,11 @@ class _WaitForOne(_Wait):
         elif self._watch():
             super().begin(body)
 
-    def go_on(self) -> None:
-        # The slot came back before the end: another was first to start it.
+    def go_on(self, body: Body) -> None:
+        # The slot came back before the end: another was first to start it. By now it may
+        # be lent again, for another wait.
         if self._watching or self._watch():
-            super().go_on()
+            super().go_on(body)
 
     def _watch(self) -> bool:
         """Be told of the end; False where it is over."""

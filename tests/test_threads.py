@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import re
@@ -585,6 +586,44 @@ def test_an_initializer_runs_once_in_each_new_thread() -> None:
     initialized = [seen.get() for _ in range(seen.qsize())]
     assert {number for _, number in initialized} == {7}
     assert len({thread for thread, _ in initialized}) == len(initialized) >= 4
+
+
+def test_slow_initializers_run_side_by_side() -> None:
+    meet = threading.Barrier(8)
+    with Service(8, initializer=meet.wait, initargs=(LIMIT,)) as service:
+        futures = [service.submit(threading.get_ident) for _ in range(8)]
+        for future in futures:
+            future.result(LIMIT)
+
+
+def test_slow_initializers_run_side_by_side_for_lent_slots() -> None:
+    meet, both, inits = threading.Barrier(4), threading.Barrier(4), itertools.count()
+
+    def initializer() -> None:
+        if next(inits) >= 4:
+            meet.wait(LIMIT)
+
+    def outer() -> int:
+        both.wait(LIMIT)
+        return service.submit(int, "5").result()
+
+    with Service(4, initializer=initializer) as service:
+        futures = [service.submit(outer) for _ in range(4)]
+        assert [future.result(LIMIT) for future in futures] == [5] * 4
+
+
+def test_a_slow_initializer_gets_no_more_threads_than_submissions() -> None:
+    started = list[int]()
+
+    def initializer() -> None:
+        started.append(threading.get_ident())
+        time.sleep(0.02)
+
+    with Service(8, initializer=initializer) as service:
+        service.submit(int).result(LIMIT)
+        assert len(started) == 1
+        service.submit(int).result(LIMIT)
+        assert len(started) == 1
 
 
 def test_what_an_initializer_set_is_seen_over_the_submitters_values() -> None:

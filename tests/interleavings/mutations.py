@@ -282,7 +282,7 @@ MUTATIONS = [
         """        while not self.resumers:
             if body.fresh:
                 body.fresh = False
-                if queue and (self.free or self.endless):
+                if self.is_stalled():
                     self.dispatch()
             try:
                 future = queue.popleft()
@@ -292,7 +292,8 @@ MUTATIONS = [
     Mutation(
         "a woken worker does not look whether there is more",
         "slots",
-        """                if queue and (self.free or self.endless):
+        """                self.preparing.discard(body)
+                if self.is_stalled():
                     try:
                         self.dispatch()
                     except Exception:
@@ -305,7 +306,8 @@ MUTATIONS = [
         "a woken worker looks and only then is no longer fresh",
         "slots",
         """                body.fresh = False
-                if queue and (self.free or self.endless):
+                self.preparing.discard(body)
+                if self.is_stalled():
                     try:
                         self.dispatch()
                     except Exception:
@@ -316,6 +318,25 @@ MUTATIONS = [
                 body.fresh = False
 """,
         "two_slots_two_bodies",
+    ),
+    Mutation(
+        "a worker that has an initializer to run does not look whether there is more",
+        "slots",
+        """            if self.is_stalled():
+                try:
+                    self.dispatch()
+                except Exception:
+                    pass  # This worker takes what is queued by itself.
+""",
+        "",
+        "two_initializers",
+    ),
+    Mutation(
+        "a worker wakes another before its initializer, whether there is more or not",
+        "slots",
+        "            len(self.queue) > len(self.preparing)\n",
+        "            bool(self.queue)\n",
+        "an_initializer_beside_a_submit",
     ),
     Mutation(
         "a worker goes on to the queue before those who resume",
@@ -388,7 +409,9 @@ MUTATIONS = [
         "a worker that has fetched a lend does not look whether there are more",
         "slots",
         """                body.fetching = False
-                self.fetch_or_refuse_lends()
+                self.preparing_for_lends.discard(body)
+                if len(lends) > len(self.preparing_for_lends):
+                    self.fetch_or_refuse_lends()
             future""",
         """                body.fetching = False
             future""",
@@ -398,6 +421,7 @@ MUTATIONS = [
         "a worker that was called in vain does not look again",
         "slots",
         """        body.fetching = False
+        self.preparing_for_lends.discard(body)
         self.crew.park(body)
         self.fetch_or_refuse_lends()
 """,
@@ -419,9 +443,9 @@ MUTATIONS = [
         "a body that lent in vain is not told of the end",
         "waiting",
         """        if self._watching or self._watch():
-            super().go_on()
+            super().go_on(body)
 """,
-        "        super().go_on()\n",
+        "        super().go_on(body)\n",
         "lend_to_a_thread_that_parks",
     ),
     Mutation(

@@ -217,6 +217,7 @@ class World:
             assert len(slots.free) == len(slots.all) == len(set(slots.free)), (
                 f"{len(slots.free)} of {len(slots.all)} slots are free"
             )
+            assert not slots.preparing and not slots.preparing_for_lends
             assert not slots.away, f"outstanding for ever: {slots.away}"
             assert slots.idle() or slots.queue, "never idle"
             for worker in slots.crew.workers:

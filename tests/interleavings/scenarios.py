@@ -95,6 +95,32 @@ def two_slots_two_bodies(world: World) -> None:
     world.accept(service.submit(world.body("second", lambda: meet(*reversed(gates)))))
 
 
+@scenario(2)
+def two_initializers(world: World) -> None:
+    """Two threads whose initializers need each other, so neither may wait for the other's."""
+    gates = [Gate(), Gate()]
+    orders = [gates, gates[::-1]]
+
+    def initialize() -> None:
+        mine, other = orders.pop()
+        mine.open()
+        other.wait()
+
+    service = world.service(2, initializer=initialize)
+    world.accept(service.submit(world.body("first")))
+    world.accept(service.submit(world.body("second")))
+
+
+@scenario(3)
+def an_initializer_beside_a_submit(world: World) -> None:
+    """However long an initializer takes, a submission has one thread; and another where
+    one was taken between two looks."""
+    service = world.service(6, initializer=nap)
+    world.most_threads = 4
+    world.accept(service.submit(world.body("first")))
+    world.accept(service.submit(world.body("second")))
+
+
 @scenario()
 def cancel_beside_a_start(world: World) -> None:
     """A submission is cancelled while it is started: one of the two happens."""
