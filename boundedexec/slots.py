@@ -493,10 +493,7 @@ class Slots:
             debts = [None]
             if not (lends and self.crew.withdraw(body)):
                 return
-        body.fetching = False
-        self.preparing_for_lends.discard(body)
-        self.crew.park(body)
-        self.fetch_or_refuse_lends()
+        self.rest(body)
 
     def before_initializer(self, body: Body) -> None:
         """Wake the next worker before the initializer of this one, as before a body."""
@@ -523,14 +520,18 @@ class Slots:
 
     def rest(self, body: Body) -> None:
         """The job of a worker that was taken in vain."""
+        relied_on = body.fresh or body.fetching
+        body.fresh = body.fetching = False
+        self.preparing.discard(body)
+        self.preparing_for_lends.discard(body)
         self.crew.park(body)
+        if relied_on:
+            if self.is_stalled():
+                self.dispatch_or_fail()
+            self.fetch_or_refuse_lends()
 
     def rescue(self, body: Body, exception: BaseException) -> None:
         """Fail the submission whose thread could not go on, and have the slot again."""
-        if body.fetching:
-            body.fetching = False
-            self.preparing_for_lends.discard(body)
-            self.fetch_or_refuse_lends()
         future = body.future
         if future is not None and not future.done():
             if future._state is ENDING and future._watch is not None:
@@ -544,7 +545,7 @@ class Slots:
         if body.slot is not None or body.debts:
             self._finish(body)
         elif body.future is None:
-            self.crew.park(body)  # Harmless if it is.
+            self.rest(body)  # Harmless if it does.
 
     def _finish(self, body: Body) -> None:
         """Keep nothing of the last body, park, and give the slot up."""

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -79,10 +80,14 @@ def holding(service: Service, count: int) -> Generator[None]:
 
 
 @contextmanager
-def sound(bound: int, idle_timeout: float | None = 10.0) -> Generator[tuple[Service, Ledger]]:
+def sound(
+    bound: int,
+    idle_timeout: float | None = 10.0,
+    initializer: Callable[[], object] | None = None,
+) -> Generator[tuple[Service, Ledger]]:
     """A service that is as good as new after the block, whatever happened in it."""
     # A daemon, so that one which is not does not keep the tests from ending.
-    service = Service(bound, idle_timeout=idle_timeout, daemon=True)
+    service = Service(bound, "", initializer, idle_timeout=idle_timeout, daemon=True)
     ledger = Ledger(service)
     yield service, ledger
     assert service.block_till_done(LIMIT)
@@ -206,6 +211,21 @@ def test_ctrl_c_in_submit_loses_nothing(bound: int, warm: bool) -> None:
             with interrupted(ctrl_c):
                 ledger.submit(1)
             ledger.submit(2)
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_submit_beside_an_initializer_loses_nothing() -> None:
+    """A thread may be called off while its initializer runs, and has been relied on."""
+
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(3, initializer=lambda: time.sleep(0.002)) as (service, ledger):
+            with interrupted(ctrl_c):
+                ledger.submit(1)
+                ledger.submit(2)
+            ledger.submit(3)
+            # Nothing more is submitted that would wake it.
+            assert service.block_till_done(LIMIT)
 
     assert sweep(round_) > 10
 

@@ -420,13 +420,12 @@ MUTATIONS = [
     Mutation(
         "a worker that was called in vain does not look again",
         "slots",
-        """        body.fetching = False
-        self.preparing_for_lends.discard(body)
-        self.crew.park(body)
-        self.fetch_or_refuse_lends()
+        """            if self.is_stalled():
+                self.dispatch_or_fail()
+            self.fetch_or_refuse_lends()
 """,
-        """        body.fetching = False
-        self.crew.park(body)
+        """            if self.is_stalled():
+                self.dispatch_or_fail()
 """,
         "lends_one_after_the_other",
     ),
