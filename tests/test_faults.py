@@ -130,6 +130,8 @@ class CtrlC:
 
     def __init__(self, at: int) -> None:
         self._left = at
+        #: Seconds in which others go on before it strikes.
+        self.pause = 0.0
         self.delivered: str | None = None
         #: Where each frame was before.
         self._before: dict[FrameType, int] = {}
@@ -155,6 +157,7 @@ class CtrlC:
                         f"{frame.f_code.co_name}, {file}:{frame.f_lineno}+{frame.f_lasti}"
                     )
                     self._before.clear()
+                    time.sleep(self.pause)
                     raise KeyboardInterrupt
         return self._local
 
@@ -219,7 +222,8 @@ def test_ctrl_c_in_submit_beside_an_initializer_loses_nothing() -> None:
     """A thread may be called off while its initializer runs, and has been relied on."""
 
     def round_(ctrl_c: CtrlC) -> None:
-        with sound(3, initializer=lambda: time.sleep(0.002)) as (service, ledger):
+        ctrl_c.pause = 0.001
+        with sound(3, initializer=lambda: time.sleep(0.003)) as (service, ledger):
             with interrupted(ctrl_c):
                 ledger.submit(1)
                 ledger.submit(2)
