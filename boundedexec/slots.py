@@ -200,8 +200,7 @@ class Slots:
         while self.resumers or self.queue:
             slot: Slot | None = None
             resumer: Body | None = None
-            body: Body | None = None
-            pair: tuple[Body, None] | None = None
+            taken: list[Body | None] = [None]
             done: list[None] = []
             offer: list[Job | None] = [self.serve]
             try:
@@ -232,16 +231,9 @@ class Slots:
                     done += map(self.free.append, (slot,))
                     self.check_idle()
                     continue
-                try:
-                    for pair in self.crew.spare:  # noqa: B007
-                        break
-                except KeyError:
-                    pass
-                if pair is not None:
-                    body = pair[0]
-                else:
-                    body = self.crew.new()
-                    self.crew.start(body)
+                self.crew.take(taken)
+                body = taken[0]
+                assert body is not None
                 body.slot = slot
                 body.fresh = True
                 body.hand(offer)
@@ -249,8 +241,7 @@ class Slots:
                 self.woken = body
                 return
             except BaseException as error:
-                if pair is not None:
-                    body = pair[0]
+                body = taken[0]
                 if resumer is not None and done:
                     resumer.rouse()  # Perhaps once more.
                 elif slot is not None and not done and self._recall(offer):
@@ -415,26 +406,17 @@ class Slots:
         """
         if self.called.fetching:
             return
-        body: Body | None = None
-        pair: tuple[Body, None] | None = None
+        taken: list[Body | None] = [None]
         offer: list[Job | None] = [self.serve_lends]
         try:
-            try:
-                for pair in self.crew.spare:  # noqa: B007
-                    break
-            except KeyError:
-                pass
-            if pair is not None:
-                body = pair[0]
-            else:
-                body = self.crew.new()
-                self.crew.start(body)
+            self.crew.take(taken)
+            body = taken[0]
+            assert body is not None
             body.fetching = True
             body.hand(offer)
             self.called = body
         except BaseException:
-            if pair is not None:
-                body = pair[0]
+            body = taken[0]
             if body is not None and self._recall(offer):
                 body.fetching = False
                 self.crew.put_back(body, self.rest)
@@ -458,8 +440,8 @@ class Slots:
     def serve_lends(self, body: Body) -> None:
         """The job of a worker that was woken for the lends."""
         lends = self.lends
-        debts: list[Any] = [None]
         while True:
+            debts: list[Any] = [None]
             try:
                 debts[0] = lends.popleft()
             except IndexError:
@@ -487,10 +469,9 @@ class Slots:
                     body.fn = fn
                     _execute(body, future, fn)
                     del fn
-            del lend, future
+            del debts, lend, future
             self._finish(body)
             # Goes on to the next by itself, unless it is taken for something else.
-            debts = [None]
             if not (lends and self.crew.withdraw(body)):
                 return
         self.rest(body)

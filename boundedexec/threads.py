@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import operator
 import os
 import sys
 import threading
@@ -138,7 +139,7 @@ class Worker(threading.Thread):
         """Have others woken meanwhile: it may take as long as a job."""
 
     def after_initializer(self) -> None:
-        """Be counted on no more."""
+        """Be counted on as one that was woken just now."""
 
     def rescue(self, exception: BaseException) -> None:
         """Lose nothing where a job raised: for want of memory, for it is not to."""
@@ -190,22 +191,28 @@ class Crew(Generic[W]):
         self.workers: dict[W, None] = {}
         #: Those that wait for a job, in the order in which they came.
         self.parked: dict[W, None] = {}
-        #: Takes out of `parked`, the last first, with None; `KeyError` where none is left.
-        self.spare: Iterator[tuple[W, None]] = map(
-            self.parked.__class__.popitem, itertools.repeat(self.parked)
+        #: Takes out of `parked`, the last first; `KeyError` where none is left.
+        self.spare: Iterator[W] = map(
+            operator.itemgetter(0),
+            map(self.parked.__class__.popitem, itertools.repeat(self.parked)),
         )
         #: Set once: a thread with nothing to do ends.
         self.ending = False
 
-    def new(self) -> W:
-        """A worker whose thread is not started."""
-        return self._worker(self, f"{self._prefix}_{next(self._numbers)}")
+    def take(self, taken: list[W | None]) -> None:
+        """Have in `taken[0]` a worker that waits for `hand`: a parked one, else a new one.
 
-    def start(self, worker: W) -> None:
-        """Start a new worker, which then waits for `hand`.
-
-        Raises the `RuntimeError` of a thread that cannot be started.
+        There, and not returned, for a Ctrl-C may come at the return. Raises the
+        `RuntimeError` of a thread that cannot be started. After whatever is raised, what
+        is in `taken` is to be `put_back`.
         """
+        try:
+            for taken[0] in self.spare:
+                return
+        except KeyError:
+            pass
+        worker = self._worker(self, f"{self._prefix}_{next(self._numbers)}")
+        taken[0] = worker
         self.workers[worker] = None
         worker.start()
 
@@ -251,16 +258,16 @@ class Crew(Generic[W]):
     def end_one(self) -> None:
         """End one of the parked threads, which ends the next: awake all at once, they
         would only wait for each other."""
-        pair: tuple[W, None] | None = None
+        worker: W | None = None
         try:
-            for pair in self.spare:
-                pair[0].hand([None])
+            for worker in self.spare:
+                worker.hand([None])
                 break
         except KeyError:
             pass
         except BaseException:
-            if pair is not None:
-                pair[0].hand([None])  # Harmless if it was told before.
+            if worker is not None:
+                worker.hand([None])  # Harmless if it was told before.
             raise
 
     def prepare(self, worker: Worker) -> None:
