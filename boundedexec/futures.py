@@ -35,10 +35,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 __all__ = ["Future"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # The stdlib's own words for the states: its `wait` and `as_completed` compare them.
@@ -167,15 +168,38 @@ class Sleeper:
     add_exception = add_cancelled = add_result
 
 
+class Lock(Protocol):
+    def acquire(self, blocking: bool, /) -> bool: ...
+    def release(self) -> None: ...
+
+
+def holding(lock: Lock, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `step` while `lock` is held.
+
+    As `with`, which since Python 3.14 looks for signals when it has entered and does not
+    leave yet: after a Ctrl-C there, nobody would ever have the lock again.
+    """
+    held: list[bool] = []
+    try:
+        held += map(lock.acquire, (True,))
+        outcome = step(*args, **kwargs)
+    finally:
+        if held:
+            lock.release()
+    return outcome
+
+
 class Watch:
     """What a watched future has: the lock of its last transition, and who is told."""
 
-    __slots__ = ("lock", "waiters", "callbacks")
+    __slots__ = ("lock", "waiters", "untold", "callbacks")
 
     def __init__(self) -> None:
         # Reentrant: a signal handler or a `__del__` may come in between.
         self.lock = RLock()
         self.waiters: list[Waiter] = []
+        #: Those who have not been told yet that the state is final.
+        self.untold: deque[Waiter] = deque()
         self.callbacks: deque[Callable[[Any], object]] | None = None
 
 
@@ -280,16 +304,26 @@ class Future(concurrent.futures.Future[T]):
             # 1. a worker stores the outcome and sees no Watch;
             # 2. it is published here, and `wait` reads "not finished" under it;
             # 3. the worker stores FINISHED without telling anybody.
-            with made.lock:
-                watch = self.__dict__.setdefault("_watch", made)
-                late = watch is made and (
-                    self._state is ENDING or self._failure is CANCELLATION
-                )
-                if late:
-                    self._close(watch)
-            if late:
+            if holding(made.lock, self._publish, made):
                 self._settle()
+            watch = self._watch
+            assert watch is not None
         return watch
+
+    def _publish(self, made: Watch) -> bool:
+        """Have `made` be the Watch, unless there is one; whether it came too late."""
+        try:
+            return self._close_if_late(made)
+        except BaseException:
+            self._close_if_late(made)  # A Ctrl-C.
+            raise
+
+    def _close_if_late(self, made: Watch) -> bool:
+        watch = self.__dict__.setdefault("_watch", made)
+        late = watch is made and (self._state is ENDING or self._failure is CANCELLATION)
+        if late:
+            self._end(watch)
+        return late
 
     def _drop_if_lost(self) -> bool:
         """In a forked child nobody is left to finish what was unfinished: cancel it."""
@@ -308,20 +342,26 @@ class Future(concurrent.futures.Future[T]):
         self._kwargs = self._context = None
 
     def _close(self, watch: Watch) -> None:
-        """Make the state final and tell the waiters, once."""
-        with watch.lock:
-            if self._state is FINISHED or self._state is CANCELLED:
-                return
-            failure = self._failure
-            waiters = watch.waiters.copy()  # First, for there may be no memory for it.
+        """Make the state final and tell the waiters, once. To be called again where it
+        was interrupted: then one of them may be told twice."""
+        holding(watch.lock, self._end, watch)
+
+    def _end(self, watch: Watch) -> None:
+        """Close it; for whoever holds its lock."""
+        failure = self._failure
+        if not (self._state is FINISHED or self._state is CANCELLED):
+            watch.untold = deque(watch.waiters)  # First, for there may be no memory for it.
             self._state = CANCELLED if failure is CANCELLATION else FINISHED
-            for waiter in waiters:
-                if failure is None:
-                    waiter.add_result(self)
-                elif failure is CANCELLATION:
-                    waiter.add_cancelled(self)
-                else:
-                    waiter.add_exception(self)
+        untold = watch.untold
+        while untold:
+            waiter = untold[0]
+            if failure is None:
+                waiter.add_result(self)
+            elif failure is CANCELLATION:
+                waiter.add_cancelled(self)
+            else:
+                waiter.add_exception(self)
+            untold.popleft()
 
     def _settle(self, tolerated: type[BaseException] = Exception) -> None:
         """Finish a watched future whose outcome is stored; its callbacks run here.
@@ -361,7 +401,8 @@ class Future(concurrent.futures.Future[T]):
 
     def _finish(self) -> None:
         """Make the stored outcome final and tell the waiters."""
-        self._state = ENDING
+        if not (self._state is FINISHED or self._state is CANCELLED):
+            self._state = ENDING
         watch = self._watch
         if watch is None:
             self._state = CANCELLED if self._failure is CANCELLATION else FINISHED
@@ -520,8 +561,7 @@ class Future(concurrent.futures.Future[T]):
             # 1. a worker stores the outcome and sees no Watch; another thread publishes one;
             # 2. this one adds its sleeper, and reads "not finished";
             # 3. the worker stores FINISHED, and the other finds that it need tell nobody.
-            with watch.lock:
-                watch.waiters.append(sleeper)
+            holding(watch.lock, watch.waiters.append, sleeper)
             # Published, so look again: who ended it before did not tell us.
             if not self.done():
                 if timeout is None:
@@ -546,13 +586,17 @@ class Future(concurrent.futures.Future[T]):
         or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
         if not self.done():
             watch = self._watched()
-            with watch.lock:
-                if not self.done():
-                    if watch.callbacks is None:
-                        watch.callbacks = deque()
-                    watch.callbacks.append(fn)
-                    return
+            if holding(watch.lock, self._add_callback, watch, fn):
+                return
         self._call(fn)
+
+    def _add_callback(self, watch: Watch, fn: Callable[[Any], object]) -> bool:
+        if self.done():
+            return False
+        if watch.callbacks is None:
+            watch.callbacks = deque()
+        watch.callbacks.append(fn)
+        return True
 
     # What executors call on a future of their own making.
 
@@ -567,25 +611,24 @@ class Future(concurrent.futures.Future[T]):
 
     def set_result(self, result: T) -> None:
         """Finish a bare future. Raises `InvalidStateError` if it is over."""
-        with self._watched().lock:
-            self._check_open()
-            self._result = result
-            self._state = ENDING
+        holding(self._watched().lock, self._store, result, None)
         self._settle()
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Finish a bare future. Raises `InvalidStateError` if it is over."""
         if exception is None:
             raise TypeError("exception must be an exception, not None")
-        with self._watched().lock:
-            self._check_open()
-            self._failure = Failure(exception, "a bare future", not self._reported)
-            self._state = ENDING
+        holding(self._watched().lock, self._store, None, exception)
         self._settle()
 
-    def _check_open(self) -> None:
+    def _store(self, result: T | None, exception: BaseException | None) -> None:
         if not (self._claim() or self._state is RUNNING):
             raise InvalidStateError(f"{self._state}: {self!r}")
+        if exception is None:
+            self._result = result
+        else:
+            self._failure = Failure(exception, "a bare future", not self._reported)
+        self._state = ENDING
 
     def _get_snapshot(
         self,

@@ -43,7 +43,6 @@ from .futures import (
     RUNNING,
     Failure,
     Future,
-    Sleeper,
     current,
     name_of,
     report,
@@ -520,9 +519,7 @@ class Slots:
             else:
                 future._fail(exception, "a submission whose thread could not go on")
         elif future is not None and future._watch is not None:
-            for waiter in future._watch.waiters.copy():
-                if isinstance(waiter, Sleeper):
-                    waiter.wake()  # Perhaps it was not told.
+            future._close(future._watch)  # Perhaps not all were told.
         if body.slot is not None or body.debts:
             self._finish(body)
         elif body.future is None:

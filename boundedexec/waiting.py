@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from .futures import PENDING, Future, Sleeper, current, name_of
+from .futures import PENDING, Future, Sleeper, current, holding, name_of
 from .threads import Crew, Worker
 
 if TYPE_CHECKING:
@@ -416,11 +416,8 @@ class _WaitForSeveral(_Wait):
 
     def install(self) -> None:
         for future in self.pending:
-            with future._condition:
-                if not future.done():
-                    self._watched[future] = None
-                    future._waiters.append(self)  # type: ignore[arg-type]
-                    continue
+            if holding(future._condition, self._watch, future):
+                continue
             if self._stops_at_failure and not future.cancelled() and future.exception():
                 self._failed = True
             self.finished.append(future)
@@ -429,13 +426,21 @@ class _WaitForSeveral(_Wait):
         for future in list(self._watched):
             self._unwatch(future)
 
+    def _watch(self, future: AnyFuture) -> bool:
+        if future.done():
+            return False
+        self._watched[future] = None
+        future._waiters.append(self)  # type: ignore[arg-type]
+        return True
+
     def _unwatch(self, future: AnyFuture) -> None:
         if future in self._watched:
-            with future._condition:
-                waiters: list[Any] = future._waiters
-                if self in waiters:
-                    waiters.remove(self)
+            holding(future._condition, self._tell_no_more, future._waiters)
             del self._watched[future]
+
+    def _tell_no_more(self, waiters: list[Any]) -> None:
+        if self in waiters:
+            waiters.remove(self)
 
     def forget(self, future: AnyFuture) -> None:
         """Keep nothing of a future that is over."""

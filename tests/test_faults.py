@@ -117,7 +117,7 @@ def check_threads_end(service: Service) -> None:
 # Ctrl-C.
 
 
-#: The opcodes after which CPython looks for signals.
+#: The opcodes after which CPython looks for signals, after a jump if it jumped.
 LOOKS = "CALL|JUMP_BACKWARD|RESUME" if sys.version_info >= (3, 11) else "CALL|JUMP|POP_JUMP"
 
 
@@ -126,7 +126,8 @@ class CtrlC:
     at which CPython may: after a call, at the start of a function, after a jump.
     """
 
-    _known: ClassVar[dict[CodeType, set[int]]] = {}
+    #: The opcodes of each code, by their places, after which CPython looks.
+    _known: ClassVar[dict[CodeType, dict[int, str]]] = {}
 
     def __init__(self, at: int) -> None:
         self._left = at
@@ -149,7 +150,7 @@ class CtrlC:
         if event == "opcode":
             before = self._before.get(frame)
             self._before[frame] = frame.f_lasti
-            if before is None or before in self._places(frame.f_code):
+            if before is None or self._looks(frame, before):
                 self._left -= 1
                 if self._left < 0:
                     file = Path(frame.f_code.co_filename).name
@@ -161,15 +162,19 @@ class CtrlC:
                     raise KeyboardInterrupt
         return self._local
 
-    def _places(self, code: CodeType) -> set[int]:
-        """The opcodes in `code` after which CPython looks for signals."""
+    def _looks(self, frame: FrameType, before: int) -> bool:
+        """Whether CPython has looked for signals since it was at `before` in `frame`."""
+        code = frame.f_code
         if code not in self._known:
             self._known[code] = {
-                each.offset
+                each.offset: each.opname
                 for each in dis.get_instructions(code)
                 if re.match(LOOKS, each.opname)
             }
-        return self._known[code]
+        name = self._known[code].get(before)
+        return name is not None and not (
+            name.startswith("POP_JUMP") and frame.f_lasti == before + 2
+        )
 
 
 @contextmanager
@@ -278,6 +283,34 @@ def test_ctrl_c_in_cancel_leaves_no_future_unresolved() -> None:
                     watched.cancel()
         # Not called if it was just about to be.
         assert called in ([watched], [])
+
+    assert sweep(round_) > 10
+
+
+class Told:
+    """A waiter as those of the stdlib's `wait` and `as_completed`."""
+
+    def __init__(self) -> None:
+        self.futures: list[object] = []
+
+    def add_cancelled(self, future: object) -> None:
+        self.futures.append(future)
+
+
+def test_ctrl_c_in_cancel_leaves_no_waiter_untold() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        waiters = [Told(), Told(), Told()]
+        with sound(1) as (service, ledger):
+            with holding(service, 1):
+                future = ledger.submit(1)
+                future._waiters.extend(waiters)  # type: ignore[arg-type]
+                with interrupted(ctrl_c):
+                    future.cancel()
+                if not future.cancelled():
+                    assert future.cancel()
+        twice = sum(waiter.futures == [future, future] for waiter in waiters)
+        assert twice <= 1  # The one that was just being told.
+        assert sum(waiter.futures == [future] for waiter in waiters) == 3 - twice
 
     assert sweep(round_) > 10
 

@@ -228,8 +228,7 @@ MUTATIONS = [
     Mutation(
         "who waits enters itself without the lock of the Watch",
         "futures",
-        """            with watch.lock:
-                watch.waiters.append(sleeper)
+        """            holding(watch.lock, watch.waiters.append, sleeper)
 """,
         "            watch.waiters.append(sleeper)\n",
         "two_watch_beside_an_end",
@@ -237,38 +236,27 @@ MUTATIONS = [
     Mutation(
         "who makes a Watch does not look for an outcome",
         "futures",
-        """                late = watch is made and (
-                    self._state is ENDING or self._failure is CANCELLATION
-                )
+        """        late = watch is made and (self._state is ENDING or self._failure is CANCELLATION)
 """,
-        "                late = False\n",
+        "        late = False\n",
         "a_body_waits_beside_an_end",
     ),
     Mutation(
         "a Watch is made in two steps",
         "futures",
-        """                watch = self.__dict__.setdefault("_watch", made)
+        """        watch = self.__dict__.setdefault("_watch", made)
 """,
-        """                watch = self._watch or made
-                self._watch = watch
+        """        watch = self._watch or made
+        self._watch = watch
 """,
         "two_watch_beside_an_end",
     ),
     Mutation(
         "a callback is entered without the lock of the Watch",
         "futures",
-        """            with watch.lock:
-                if not self.done():
-                    if watch.callbacks is None:
-                        watch.callbacks = deque()
-                    watch.callbacks.append(fn)
-                    return
+        """            if holding(watch.lock, self._add_callback, watch, fn):
 """,
-        """            if not self.done():
-                if watch.callbacks is None:
-                    watch.callbacks = deque()
-                watch.callbacks.append(fn)
-                return
+        """            if self._add_callback(watch, fn):
 """,
         "callback_beside_an_end",
     ),
