@@ -136,6 +136,13 @@ class _Run(Generic[K]):
         self.name = name_of(call.fn)
         return call
 
+    def is_executed(self) -> bool:
+        """Whether a body on a Service has begun to execute it, and will conclude it. If
+        not, none ever will."""
+        if self.coalescer._by_callbacks or self.settle() is not None:
+            return False
+        return isinstance(self.links["work"], _Work)
+
     def hold_by_inner(self) -> None:
         """Say what its future waits for, from when it was handed over until it is over."""
         assert self.inner is not None
@@ -494,20 +501,25 @@ class Coalescer(Generic[K]):
                 try:
                     inner = self._give(run, owed)
                 except BaseException as exception:
-                    following = self._next(run)
-                    if self._era.slots is not None and self._era.slots.cancelling:
-                        failure = CANCELLATION
-                    else:
-                        failure = Failure(exception, run.name, not owed)
-                    run.future._conclude(None, failure)
-                    run.go_on(following)
+                    # A Ctrl-C may have come when it was accepted, and even begun:
+                    # 1. the body is over, and looks whether its run is first of the line;
+                    # 2. so does this thread, and takes it out;
+                    # 3. a submit enters the next; 4. the body takes that out.
+                    if not run.is_executed():
+                        following = self._next(run)
+                        if self._era.slots is not None and self._era.slots.cancelling:
+                            failure = CANCELLATION
+                        else:
+                            failure = Failure(exception, run.name, not owed)
+                        run.future._conclude(None, failure)
+                        run.go_on(following)
                     if not owed:
                         error = exception
                 else:
-                    if inner is None:
-                        run.go_on(self._next(run))  # Cancelled before it was its turn.
-                    else:
+                    if inner is not None:
                         inner.add_done_callback(run.on_inner_done)
+                    elif not run.is_executed():
+                        run.go_on(self._next(run))  # Cancelled before it was its turn.
                 self._queued_or_gone(run)
                 if over is not None:
                     over.future._call_back()
