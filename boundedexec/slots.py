@@ -585,6 +585,11 @@ class Slots:
         if self._observers:
             self.check_idle()
 
+    def ask(self, body: Body) -> None:
+        """Have `body` stand among those who resume. To be followed by `resume`."""
+        if not body.asked:
+            body.asked.extend(map(self.resumers.append, (body,)))
+
     def resume(self, body: Body) -> None:
         """Return when `body` has a slot again. Goes before what has not started.
 
@@ -599,8 +604,7 @@ class Slots:
             except IndexError:
                 pass
         while body.slot is None:
-            if not body.asked:
-                body.asked.extend(map(self.resumers.append, (body,)))
+            self.ask(body)
             # Also where others ask: whoever asked looks.
             self.dispatch_or_fail()
             # Where there was no memory for it, nobody else would try again.

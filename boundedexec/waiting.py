@@ -42,6 +42,8 @@ _stdlib_as_completed = concurrent.futures.as_completed
 
 AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 
+_last: Callable[[Any], Any] = list[Any].pop
+
 
 class DeadlockError(RuntimeError):
     """A wait that could never end: bodies that wait for each other in a circle.
@@ -67,11 +69,13 @@ class Lender(Protocol):
     max_workers: int | None
     lending: bool
     daemon: bool
+    free: list[Slot]
     resumers: deque[Body]
     lends: deque[Lend]
     away: set[object]
 
     def bodies(self) -> list[Body]: ...
+    def ask(self, body: Body, /) -> None: ...
     def resume(self, body: Body, /) -> None: ...
     def fetch_lends(self) -> None: ...
     def fetch_or_refuse_lends(self) -> None: ...
@@ -131,6 +135,21 @@ class Body(Worker):
         finally:
             del future, waiting  # A traceback may hold this frame.
 
+    def recover(self) -> Lend | None:
+        """Have the slot again if it was given back; the lend if it was not yet."""
+        lend = self.lend
+        # Once it has asked, it is given one that way.
+        if lend is not None and not self.asked:
+            ended = lend.ended  # First, for it is set last.
+            try:
+                for self.slot in map(_last, (lend.returned,)):
+                    break
+            except IndexError:
+                pass
+            if ended or self.slot is not None:
+                self.lend = None
+        return self.lend
+
     def resumes(self) -> bool:
         """Whether it is still to have a slot again."""
         return self.slot is None or bool(self.asked)
@@ -150,7 +169,7 @@ class Body(Worker):
 class Lend:
     """A slot on its way to the submission that a body waits for, and back."""
 
-    __slots__ = ("slot", "future", "_lender", "_wait", "_open", "_returned")
+    __slots__ = ("slot", "future", "returned", "ended", "_lender", "_wait", "_open", "_abandoned")
 
     def __init__(self, lender: Body, waiting: _Wait) -> None:
         #: What is lent, and to which submission, where a worker is still to fetch them.
@@ -158,9 +177,13 @@ class Lend:
         self.future: Future[Any] | None = None
         self._lender = lender
         self._wait = waiting
+        #: The slot, when it is back, until the lender takes it out.
+        self.returned: list[Slot] = []
+        #: Whether the borrower has given back all that it ever will.
+        self.ended = False
         # Popped by one of the two: the borrower who is over, the lender who goes on.
         self._open = [None]
-        self._returned = False
+        self._abandoned: list[None] = []
 
     def wake(self) -> None:
         """The submission is over, but the slot is still needed: for its callbacks."""
@@ -177,24 +200,34 @@ class Lend:
             self._open.pop()
         except IndexError:
             return False
-        lender = self._lender
         if slot is None:
-            lender.slots.away.add(lender)  # Outstanding until it has resumed.
-        lender.slot = slot
-        lender.lend = None
-        self._returned = True
+            self._lender.slots.away.add(self._lender)  # Outstanding until it has resumed.
+        else:
+            self.returned.append(slot)
+        self.ended = True
         self._wait.wake()
         return True
 
     def abandon(self) -> None:
-        """Go on without the slot; if it is just coming back, have it."""
+        """Go on without the slot; for a lender that has asked for one, as it resumes.
+
+        In this order, for else
+        1. the lender abandons the lend;
+        2. the borrower keeps the slot, and gives it to what is queued;
+        3. the lender asks.
+        If the slot is just coming back it is free, and first for those who resume. To be
+        called again where it was interrupted.
+        """
         try:
-            self._open.pop()
+            if not self._abandoned:
+                self._abandoned.extend(map(_last, (self._open,)))
         except IndexError:
-            while not self._returned:
+            while not self.ended:
                 self._wait.lock.acquire()
-        else:
-            self._lender.lend = None
+            try:
+                self._lender.slots.free.extend(map(_last, (self.returned,)))
+            except IndexError:
+                pass
 
 
 # The graph. Changed and read under `_graph`, but for the last two, which change in
@@ -276,7 +309,7 @@ class _Wait(Sleeper, _Node):
 
     def go_on(self, body: Body) -> None:
         """Raise or lend again, for something may have changed."""
-        if body.slot is None and body.lend is not None and not self.changed:
+        if body.recover() is not None and not self.changed:
             return  # Woken in vain. It is woken again when the slot is back.
         self.changed = False
         _check_circle(self)  # For `hold` may have closed one.
@@ -330,11 +363,13 @@ class _Wait(Sleeper, _Node):
         with _graph:
             _waits.pop(body.future, None)
         # Its slot may still be with a submission that no longer matters to it.
-        lend = body.lend
+        lend = body.recover()
         if lend is not None:
             # Outstanding, whoever has the slot by now; until `resume` says so.
             body.slots.away.add(body)
+            body.slots.ask(body)
             lend.abandon()
+            body.lend = None
         if self._held:
             if body.resumes():
                 body.slots.resume(body)

@@ -2,7 +2,8 @@
 
     python tests/memory.py [--to N] [USE ...]
 
-CPython itself crashes at some allocations that fail: such a place is skipped, and
+CPython itself crashes at some allocations that fail, and without a GIL it may stop for
+ever, where a thread has not come to its first line: such a place is skipped, and
 counted. Needs `_testcapi`.
 """
 
@@ -37,7 +38,7 @@ class Attempt:
 
     def result(self) -> None:
         self.submit()
-        self.futures[-1].result()
+        self.futures[-1].result(LIMIT)
 
     def cancel(self) -> None:
         self.submit()
@@ -81,12 +82,12 @@ def run(use: str, first: int, last: int) -> None:
     import _testcapi  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
     testcapi: Any = _testcapi
-    faulthandler.dump_traceback_later(120, exit=True)
     # What CPython says of it is not what is asked here.
     threading.excepthook = lambda _: None
     sys.unraisablehook = lambda _: None
     for at in range(first, last):
         print(at, flush=True)
+        faulthandler.dump_traceback_later(4 * LIMIT, exit=True)
         attempt = Attempt()
         if at % 2:
             attempt.service.submit(int).result()
@@ -119,7 +120,8 @@ def sweep(use: str, last: int) -> int:
         if done.stdout.endswith("done\n"):
             break
         at = int(done.stdout.split()[-1])
-        assert done.returncode < 0, f"{use}, allocation {at}: {done.stderr}"
+        stuck = "Timeout (" in done.stderr and "<no Python frame>" in done.stderr
+        assert done.returncode < 0 or stuck, f"{use}, allocation {at}: {done.stderr}"
         crashes += 1
         first = at + 1
     return crashes

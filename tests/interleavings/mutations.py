@@ -450,23 +450,48 @@ MUTATIONS = [
     Mutation(
         "a lender goes on without a word with the borrower",
         "waiting",
-        """        try:
-            self._open.pop()
-        except IndexError:
-            while not self._returned:
-                self._wait.lock.acquire()
-        else:
-            self._lender.lend = None
+        """            if not self._abandoned:
+                self._abandoned.extend(map(_last, (self._open,)))
 """,
-        "        self._lender.lend = None\n",
+        "            pass\n",
+        "a_lender_goes_on",
+    ),
+    Mutation(
+        "a lender that goes on does not take what is just coming back",
+        "waiting",
+        """            while not self.ended:
+                self._wait.lock.acquire()
+            try:
+""",
+        "            try:\n",
         "a_lender_goes_on",
     ),
     Mutation(
         "a lender that goes on without its slot is not outstanding",
         "waiting",
-        "            body.slots.away.add(body)\n            lend.abandon()\n",
-        "            lend.abandon()\n",
-        "a_lender_goes_on",
+        "            body.slots.away.add(body)\n            body.slots.ask(body)\n",
+        "            body.slots.ask(body)\n",
+        "a_lender_goes_on_beside_block_till_done",
+    ),
+    Mutation(
+        "a lender that goes on asks once it has abandoned the lend",
+        "waiting",
+        """            body.slots.ask(body)
+            lend.abandon()
+""",
+        """            lend.abandon()
+            body.slots.ask(body)
+""",
+        "a_lender_goes_on_before_what_is_queued",
+    ),
+    Mutation(
+        "a lender looks whether the lend has ended once it has looked for the slot",
+        "waiting",
+        """            if ended or self.slot is not None:
+""",
+        """            if lend.ended or self.slot is not None:
+""",
+        "a_lender_goes_on_before_what_is_queued",
     ),
     Mutation(
         "a submit joins a run that is being started",

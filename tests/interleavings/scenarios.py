@@ -520,6 +520,52 @@ def a_lender_goes_on(world: World) -> None:
 
 
 @scenario(2)
+def a_lender_goes_on_before_what_is_queued(world: World) -> None:
+    """A body waits as `wait` does, for what has its slot: told of the end it goes on beside
+    it, and has a slot before something that was queued meanwhile."""
+    service = world.service()
+
+    def outer() -> None:
+        inner = world.accept(service.submit(world.body("inner")))
+        waiting = world.package.waiting._WaitForSeveral([inner], "ALL_COMPLETED")
+        world.without_slot(waiting.block_once)
+
+    world.accept(service.submit(world.body("outer", outer)))
+    world.accept(service.submit(world.body("other")))
+    world.after.append(lambda: _same(world.ended[-2:], ["outer", "other"]))
+
+
+@scenario(2)
+def a_lender_goes_on_beside_block_till_done(world: World) -> None:
+    """It is outstanding, too, while the slot that comes back is free for whoever resumes,
+    and nothing is queued."""
+    service = world.service(2)
+    running, told, late = Gate(), Gate(), Gate()
+    bare = world.package.futures.Future()
+
+    def body() -> None:
+        running.open()
+        told.wait()
+        late.open()
+
+    def outer() -> None:
+        inner = world.accept(service.submit(world.body("inner", body)))
+        waiting = world.package.waiting._WaitForSeveral([inner, bare], "FIRST_COMPLETED")
+        world.without_slot(waiting.block_once)
+
+    # Its worker then drops from the queue what was lent a slot.
+    other = world.accept(service.submit(world.body("other", running.wait)))
+    world.accept(service.submit(world.body("outer", outer)))
+    other.result()
+    bare.set_result(None)
+    told.open()
+    late.wait()
+    assert service.block_till_done()
+    declare(world)
+    assert sorted(world.ended) == ["inner", "other", "outer"], "it returned early"
+
+
+@scenario(2)
 def two_wait_in_a_circle(world: World) -> None:
     """Two bodies wait for each other: one is told so, and nobody hangs."""
     service = world.service(2)
