@@ -532,19 +532,26 @@ class Slots:
             self.preparing.discard(body)
         body.future = body.fn = None
         # Before it is parked: from then on it may be handed another.
-        slot, body.slot = body.slot, None
         debts: list[Lend] = body.debts
+        owed: list[Lend] = debts
+        if debts:
+            owed, body.debts = debts.copy(), []
+        slot, body.slot = body.slot, None
         self.away.discard(body)
         # Parked before the slot is free, see `Crew.park`.
         self.crew.park(body)
-        if debts:
-            body.debts = []
-            # The first of several lenders could be over before the last is told.
-            self.away.update(debts)
-            for debt in reversed(debts):
-                if debt.give_back(slot):
-                    slot = None
-            self.away.difference_update(debts)
+        while debts:
+            try:
+                # The first of several lenders could be over before the last is told.
+                self.away.update(debts)
+                while owed:
+                    if owed[-1].give_back(slot):
+                        slot = None
+                    owed.pop()
+                self.away.difference_update(debts)
+                break
+            except MemoryError:
+                pass  # Else the slot, and who waits for it, were lost for good.
         if slot is None:
             if self._observers:
                 self.check_idle()
@@ -557,7 +564,7 @@ class Slots:
         """Give a slot to a body that resumes, past the queue; free it if none does."""
         try:
             resumer = self.resumers.popleft()
-        except IndexError:
+        except (IndexError, MemoryError):
             self.release(slot)
         else:
             resumer.slot = slot

@@ -113,7 +113,12 @@ class Worker(threading.Thread):
     def _main(self) -> None:
         crew = self.crew
         try:
-            self._enter_table()
+            while True:
+                try:
+                    self.enter()
+                    break
+                except MemoryError:
+                    pass  # Else what it is handed were lost.
             self._wake.acquire()
             crew.prepare(self)
             job = self.next_offered()
@@ -126,7 +131,7 @@ class Worker(threading.Thread):
                 del job
                 job = crew.next_job(self)
         finally:
-            threading._active.pop(_thread.get_ident(), None)  # type: ignore[attr-defined]
+            self.leave()
             crew.workers.pop(self, None)
             self._ended.release()
             try:
@@ -153,17 +158,21 @@ class Worker(threading.Thread):
             except IndexError:
                 self._wake.acquire()
 
-    def _enter_table(self) -> None:
-        # What `Thread._bootstrap` does, without its locks.
+    def enter(self) -> None:
+        """What `Thread._bootstrap` does, without its locks. Harmless when repeated."""
         self._ident = _thread.get_ident()
         self._native_id = _thread.get_native_id()
         threading._active[self._ident] = self  # type: ignore[attr-defined]
-        self._started.set()  # type: ignore[attr-defined]
+        # As its `set`, which wakes those who wait for it: nobody does.
+        self._started._flag = True  # type: ignore[attr-defined]
         trace, profile = threading.gettrace(), threading.getprofile()
         if trace is not None:
             sys.settrace(trace)
         if profile is not None:
             sys.setprofile(profile)
+
+    def leave(self) -> None:
+        threading._active.pop(_thread.get_ident(), None)  # type: ignore[attr-defined]
 
 
 class Crew(Generic[W]):
@@ -222,6 +231,7 @@ class Crew(Generic[W]):
             worker.hand([rest])
         else:
             self.workers.pop(worker, None)
+            worker.hand([None])  # For want of memory it may have begun, and not say so.
 
     def park(self, worker: W) -> None:
         """Have `worker` found among the `spare` while it finishes its job.
@@ -229,7 +239,12 @@ class Crew(Generic[W]):
         Before it frees its slot, never after: else a submission that sees the slot
         does not see the thread, and starts a second one.
         """
-        self.parked[worker] = None
+        while True:
+            try:
+                self.parked[worker] = None
+                break
+            except MemoryError:
+                pass  # Else its slot were lost, too.
 
     def next_job(self, worker: W) -> Job | None:
         """Wait until a parked `worker` has a job; None means that it ends."""
@@ -277,14 +292,13 @@ class Crew(Generic[W]):
         """
         if self._initializer is None:
             return
-        context = Context()
-        worker.before_initializer()
         try:
+            context = Context()
+            worker.before_initializer()
             context.run(self._initializer)
+            worker.presets = list(context.items())
         except BaseException as exception:
             self._on_broken(exception)
-        else:
-            worker.presets = list(context.items())
         finally:
             worker.after_initializer()
 

@@ -108,12 +108,13 @@ class Body(Worker):
         self.granted = allocate_lock()
         self.granted.acquire()
 
-    def _main(self) -> None:
+    def enter(self) -> None:
         current.body = self
-        try:
-            super()._main()
-        finally:
-            current.body = None
+        super().enter()
+
+    def leave(self) -> None:
+        current.body = None
+        super().leave()
 
     def before_initializer(self) -> None:
         self.slots.before_initializer(self)
@@ -140,14 +141,15 @@ class Body(Worker):
         lend = self.lend
         # Once it has asked, it is given one that way.
         if lend is not None and not self.asked:
-            ended = lend.ended  # First, for it is set last.
-            try:
-                for self.slot in map(_last, (lend.returned,)):
-                    break
-            except IndexError:
-                pass
-            if ended or self.slot is not None:
+            if lend.ended and self.slot is None:
+                try:
+                    for self.slot in map(_last, (lend.returned,)):
+                        break
+                except IndexError:
+                    pass  # It was interrupted in here.
                 self.lend = None
+            elif self.slot is not None:
+                self.lend = None  # Interrupted in here, or before it was lent.
         return self.lend
 
     def resumes(self) -> bool:
@@ -169,7 +171,17 @@ class Body(Worker):
 class Lend:
     """A slot on its way to the submission that a body waits for, and back."""
 
-    __slots__ = ("slot", "future", "returned", "ended", "_lender", "_wait", "_open", "_abandoned")
+    __slots__ = (
+        "slot",
+        "future",
+        "returned",
+        "ended",
+        "_lender",
+        "_wait",
+        "_open",
+        "_closed",
+        "_abandoned",
+    )
 
     def __init__(self, lender: Body, waiting: _Wait) -> None:
         #: What is lent, and to which submission, where a worker is still to fetch them.
@@ -177,12 +189,12 @@ class Lend:
         self.future: Future[Any] | None = None
         self._lender = lender
         self._wait = waiting
-        #: The slot, when it is back, until the lender takes it out.
-        self.returned: list[Slot] = []
-        #: Whether the borrower has given back all that it ever will.
+        #: What is given back, once it has ended, until the lender takes it out.
+        self.returned: list[Slot | None] = [None]
         self.ended = False
         # Popped by one of the two: the borrower who is over, the lender who goes on.
         self._open = [None]
+        self._closed: list[None] = []
         self._abandoned: list[None] = []
 
     def wake(self) -> None:
@@ -195,16 +207,18 @@ class Lend:
         return self.give_back(self.slot)
 
     def give_back(self, slot: Slot | None) -> bool:
-        """End the lend; the borrower is over. False: the lender went on, keep the slot."""
+        """End the lend; the borrower is over. False: the lender went on, keep the slot.
+        To be called again where it was interrupted."""
         try:
-            self._open.pop()
+            if not self._closed:
+                self._closed.extend(map(_last, (self._open,)))
         except IndexError:
             return False
-        if slot is None:
-            self._lender.slots.away.add(self._lender)  # Outstanding until it has resumed.
-        else:
-            self.returned.append(slot)
-        self.ended = True
+        if not self.ended:
+            if slot is None:
+                self._lender.slots.away.add(self._lender)  # Outstanding until it has resumed.
+            self.returned[0] = slot
+            self.ended = True
         self._wait.wake()
         return True
 
@@ -225,7 +239,7 @@ class Lend:
             while not self.ended:
                 self._wait.lock.acquire()
             try:
-                self._lender.slots.free.extend(map(_last, (self.returned,)))
+                self._lender.slots.free.extend(filter(None, map(_last, (self.returned,))))
             except IndexError:
                 pass
 

@@ -438,13 +438,10 @@ MUTATIONS = [
     Mutation(
         "a lent slot is given back without a word with the lender",
         "waiting",
-        """        try:
-            self._open.pop()
-        except IndexError:
-            return False
-        lender = self._lender
+        """            if not self._closed:
+                self._closed.extend(map(_last, (self._open,)))
 """,
-        "        lender = self._lender\n",
+        "            pass\n",
         "a_lender_goes_on",
     ),
     Mutation(
@@ -485,11 +482,13 @@ MUTATIONS = [
         "a_lender_goes_on_before_what_is_queued",
     ),
     Mutation(
-        "a lender looks whether the lend has ended once it has looked for the slot",
+        "a lend has ended before the slot is back",
         "waiting",
-        """            if ended or self.slot is not None:
+        """            self.returned[0] = slot
+            self.ended = True
 """,
-        """            if lend.ended or self.slot is not None:
+        """            self.ended = True
+            self.returned[0] = slot
 """,
         "a_lender_goes_on_before_what_is_queued",
     ),
