@@ -194,10 +194,10 @@ class Watch:
 
     __slots__ = ("lock", "waiters", "untold", "callbacks")
 
-    def __init__(self) -> None:
+    def __init__(self, *waiters: Waiter) -> None:
         # Reentrant: a signal handler or a `__del__` may come in between.
         self.lock = RLock()
-        self.waiters: list[Waiter] = []
+        self.waiters: list[Waiter] = [*waiters]
         #: Those who have not been told yet that the state is final.
         self.untold: deque[Waiter] = deque()
         self.callbacks: deque[Callable[[Any], object]] | None = None
@@ -295,10 +295,11 @@ class Future(concurrent.futures.Future[T]):
         def _waiters(self) -> list[Waiter]:
             return self._watched().waiters
 
-    def _watched(self) -> Watch:
+    def _watched(self, *waiters: Waiter) -> Watch:
+        """The Watch; it is made with `waiters`."""
         watch = self._watch
         if watch is None:
-            made = Watch()
+            made = Watch(*waiters)
             # Nobody may read the state under this lock before it is settled
             # whether the future was already being finished:
             # 1. a worker stores the outcome and sees no Watch;
@@ -313,16 +314,13 @@ class Future(concurrent.futures.Future[T]):
     def _publish(self, made: Watch) -> bool:
         """Have `made` be the Watch, unless there is one; whether it came too late."""
         try:
-            return self._close_if_late(made)
+            watch = self.__dict__.setdefault("_watch", made)
+            late = watch is made and (self._state is ENDING or self._failure is CANCELLATION)
+            if late:
+                self._end(watch)
         except BaseException:
-            self._close_if_late(made)  # A Ctrl-C.
+            self._publish(made)  # A Ctrl-C.
             raise
-
-    def _close_if_late(self, made: Watch) -> bool:
-        watch = self.__dict__.setdefault("_watch", made)
-        late = watch is made and (self._state is ENDING or self._failure is CANCELLATION)
-        if late:
-            self._end(watch)
         return late
 
     def _drop_if_lost(self) -> bool:
@@ -553,15 +551,16 @@ class Future(concurrent.futures.Future[T]):
             del self  # As in `result`.
 
     def _await_end(self, timeout: float | None) -> bool:
-        watch = self._watched()
         sleeper = Sleeper()
         try:
+            watch = self._watched(sleeper)
             # Whoever made the Watch holds its lock until it knows whether it came too late.
             # Without it:
             # 1. a worker stores the outcome and sees no Watch; another thread publishes one;
             # 2. this one adds its sleeper, and reads "not finished";
             # 3. the worker stores FINISHED, and the other finds that it need tell nobody.
-            holding(watch.lock, watch.waiters.append, sleeper)
+            if sleeper not in watch.waiters:
+                holding(watch.lock, watch.waiters.append, sleeper)
             # Published, so look again: who ended it before did not tell us.
             if not self.done():
                 if timeout is None:
@@ -569,8 +568,8 @@ class Future(concurrent.futures.Future[T]):
                 elif timeout > 0:
                     sleeper.lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
         finally:
-            if sleeper in watch.waiters:
-                watch.waiters.remove(sleeper)
+            if self._watch is not None and sleeper in self._watch.waiters:
+                self._watch.waiters.remove(sleeper)
         return self.done()
 
     def _why_late(self, body: object) -> Iterable[str]:

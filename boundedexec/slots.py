@@ -824,7 +824,8 @@ def _execute(body: Body, future: Future[Any], fn: Callable[..., Any]) -> None:
     if watch is None:
         future._state = FINISHED
     else:
-        future._close(watch)
+        with watch.lock:  # No Ctrl-C comes to this thread, so as in `holding`.
+            future._end(watch)
         if watch.callbacks:
             # One may wait for the lender. Without any the slot comes back right away, and
             # a lender that is woken before looks in vain at all that it waits for.

@@ -228,26 +228,28 @@ MUTATIONS = [
     Mutation(
         "who waits enters itself without the lock of the Watch",
         "futures",
-        """            holding(watch.lock, watch.waiters.append, sleeper)
+        """                holding(watch.lock, watch.waiters.append, sleeper)
 """,
-        "            watch.waiters.append(sleeper)\n",
+        "                watch.waiters.append(sleeper)\n",
         "two_watch_beside_an_end",
     ),
     Mutation(
         "who makes a Watch does not look for an outcome",
         "futures",
-        """        late = watch is made and (self._state is ENDING or self._failure is CANCELLATION)
-""",
-        "        late = False\n",
+        """            if late:
+                self._end(watch)
+        except""",
+        """            late = False
+        except""",
         "a_body_waits_beside_an_end",
     ),
     Mutation(
         "a Watch is made in two steps",
         "futures",
-        """        watch = self.__dict__.setdefault("_watch", made)
+        """            watch = self.__dict__.setdefault("_watch", made)
 """,
-        """        watch = self._watch or made
-        self._watch = watch
+        """            watch = self._watch or made
+            self._watch = watch
 """,
         "two_watch_beside_an_end",
     ),
