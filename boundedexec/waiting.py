@@ -497,7 +497,9 @@ class _WaitForSeveral(_Wait):
         self._unwatch(future)
 
     def add_result(self, future: AnyFuture) -> None:
-        self.finished.append(future)
+        # Else it is told again, see `Future._close`.
+        if not (self.finished and self.finished[-1] is future):
+            self.finished.append(future)
         if self.over():
             self.wake()
 
