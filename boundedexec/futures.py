@@ -35,11 +35,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 __all__ = ["Future"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 # The stdlib's own words for the states: its `wait` and `as_completed` compare them.
@@ -173,7 +172,7 @@ class Lock(Protocol):
     def release(self) -> None: ...
 
 
-def holding(lock: Lock, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+def holding(lock: Lock, step: Callable[..., T], *args: Any) -> T:
     """Call `step` while `lock` is held.
 
     As `with`, which since Python 3.14 looks for signals when it has entered and does not
@@ -182,7 +181,7 @@ def holding(lock: Lock, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     held: list[bool] = []
     try:
         held += map(lock.acquire, (True,))
-        outcome = step(*args, **kwargs)
+        outcome = step(*args)
     finally:
         if held:
             lock.release()
@@ -199,7 +198,7 @@ class Watch:
         self.lock = RLock()
         self.waiters: list[Waiter] = [*waiters]
         #: Those who have not been told yet that the state is final.
-        self.untold: deque[Waiter] = deque()
+        self.untold: list[Waiter] = []
         self.callbacks: deque[Callable[[Any], object]] | None = None
 
 
@@ -348,7 +347,7 @@ class Future(concurrent.futures.Future[T]):
         """Close it; for whoever holds its lock."""
         failure = self._failure
         if not (self._state is FINISHED or self._state is CANCELLED):
-            watch.untold = deque(watch.waiters)  # First, for there may be no memory for it.
+            watch.untold = watch.waiters.copy()  # First, for there may be no memory for it.
             self._state = CANCELLED if failure is CANCELLATION else FINISHED
         untold = watch.untold
         while untold:
@@ -359,7 +358,7 @@ class Future(concurrent.futures.Future[T]):
                 waiter.add_cancelled(self)
             else:
                 waiter.add_exception(self)
-            untold.popleft()
+            del untold[0]
 
     def _settle(self, tolerated: type[BaseException] = Exception) -> None:
         """Finish a watched future whose outcome is stored; its callbacks run here.

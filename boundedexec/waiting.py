@@ -300,6 +300,10 @@ class _Wait(Sleeper, _Node):
     def uninstall(self) -> None:
         """Be told of nothing more. To be called again where it was interrupted."""
 
+    def _tell_no_more(self, waiters: list[Any]) -> None:
+        if self in waiters:
+            waiters.remove(self)
+
     def block_once(self) -> None:
         try:
             try:
@@ -433,10 +437,7 @@ class _WaitForOne(_Wait):
 
     def uninstall(self) -> None:
         if self._watching:
-            with self._future._condition:
-                waiters = self._future._watched().waiters
-                if self in waiters:
-                    waiters.remove(self)
+            holding(self._future._condition, self._tell_no_more, self._future._waiters)
 
     def queued(self) -> Iterator[Future[Any]]:
         if _is_queued(self._future):
@@ -486,10 +487,6 @@ class _WaitForSeveral(_Wait):
         if future in self._watched:
             holding(future._condition, self._tell_no_more, future._waiters)
             del self._watched[future]
-
-    def _tell_no_more(self, waiters: list[Any]) -> None:
-        if self in waiters:
-            waiters.remove(self)
 
     def forget(self, future: AnyFuture) -> None:
         """Keep nothing of a future that is over."""
