@@ -31,15 +31,15 @@ import logging
 import sysconfig
 import threading
 from _thread import RLock, allocate_lock, get_ident
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 __all__ = ["Future"]
 
 T = TypeVar("T")
+Callback: TypeAlias = "Callable[[Any], object]"
 
 # The stdlib's own words for the states: its `wait` and `as_completed` compare them.
 PENDING = "PENDING"
@@ -197,9 +197,11 @@ class Watch:
         # Reentrant: a signal handler or a `__del__` may come in between.
         self.lock = RLock()
         self.waiters: list[Waiter] = [*waiters]
-        #: Those who have not been told yet that the state is final.
-        self.untold: list[Waiter] = []
-        self.callbacks: deque[Callable[[Any], object]] | None = None
+        #: Those who have not been told yet that the state is final; None before it is.
+        self.untold: list[Waiter] | None = None
+        #: In order while they come; the last first once the state is final, for that is
+        #: the order in which a list gives them out.
+        self.callbacks: list[Callback] = []
 
 
 class Failure:
@@ -294,11 +296,12 @@ class Future(concurrent.futures.Future[T]):
         def _waiters(self) -> list[Waiter]:
             return self._watched().waiters
 
-    def _watched(self, *waiters: Waiter) -> Watch:
-        """The Watch; it is made with `waiters`."""
+    def _watched(self, made: Watch | None = None) -> Watch:
+        """The Watch: the one that was `made`, if there was none."""
         watch = self._watch
         if watch is None:
-            made = Watch(*waiters)
+            if made is None:
+                made = Watch()
             # Nobody may read the state under this lock before it is settled
             # whether the future was already being finished:
             # 1. a worker stores the outcome and sees no Watch;
@@ -314,7 +317,12 @@ class Future(concurrent.futures.Future[T]):
         """Have `made` be the Watch, unless there is one; whether it came too late."""
         try:
             watch = self.__dict__.setdefault("_watch", made)
-            late = watch is made and (self._state is ENDING or self._failure is CANCELLATION)
+            late = watch is made and (
+                self._state is ENDING
+                or self._failure is CANCELLATION
+                # Who waits looks by itself; what is in there to be called does not.
+                or (self._state is FINISHED and bool(made.callbacks))
+            )
             if late:
                 self._end(watch)
         except BaseException:
@@ -347,7 +355,10 @@ class Future(concurrent.futures.Future[T]):
         """Close it; for whoever holds its lock."""
         failure = self._failure
         if not (self._state is FINISHED or self._state is CANCELLED):
-            watch.untold = watch.waiters.copy()  # First, for there may be no memory for it.
+            # First, for there may be no memory for it. No signal is looked for between
+            # the last two, so they are not turned round again.
+            watch.untold = watch.waiters.copy()
+            watch.callbacks = watch.callbacks[::-1]
             self._state = CANCELLED if failure is CANCELLATION else FINISHED
         untold = watch.untold
         while untold:
@@ -372,7 +383,7 @@ class Future(concurrent.futures.Future[T]):
         callbacks = watch.callbacks
         while callbacks:
             try:
-                callback = callbacks.popleft()
+                callback = callbacks.pop()
             except IndexError:
                 break
             self._call(callback, tolerated)
@@ -552,7 +563,7 @@ class Future(concurrent.futures.Future[T]):
     def _await_end(self, timeout: float | None) -> bool:
         sleeper = Sleeper()
         try:
-            watch = self._watched(sleeper)
+            watch = self._watched(Watch(sleeper))
             # Whoever made the Watch holds its lock until it knows whether it came too late.
             # Without it:
             # 1. a worker stores the outcome and sees no Watch; another thread publishes one;
@@ -583,16 +594,16 @@ class Future(concurrent.futures.Future[T]):
         """Call `fn(future)` once it is over: on the body's thread, as part of the body,
         or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
         if not self.done():
-            watch = self._watched()
-            if holding(watch.lock, self._add_callback, watch, fn):
+            made = Watch()
+            made.callbacks.append(fn)
+            watch = self._watched(made)
+            if watch is made or holding(watch.lock, self._add_callback, watch, fn):
                 return
         self._call(fn)
 
-    def _add_callback(self, watch: Watch, fn: Callable[[Any], object]) -> bool:
+    def _add_callback(self, watch: Watch, fn: Callback) -> bool:
         if self.done():
             return False
-        if watch.callbacks is None:
-            watch.callbacks = deque()
         watch.callbacks.append(fn)
         return True
 

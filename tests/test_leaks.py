@@ -21,7 +21,9 @@ def test_nothing_grows(use: Callable[[Service], None], caplog: pytest.LogCapture
     try:
         # What grows, grows each time. Without a GIL the allocator's own needs vary.
         tries = 5 if sysconfig.get_config_var("Py_GIL_DISABLED") else 2
-        found = [grows(use, count) for _ in range(tries)]
+        found: list[str] = []
+        while len(found) < tries and (grown := grows(use, count)):
+            found.append(grown)
     finally:
         tracemalloc.stop()
-    assert not all(found), found
+    assert len(found) < tries, found

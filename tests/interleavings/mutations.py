@@ -256,10 +256,18 @@ MUTATIONS = [
     Mutation(
         "a callback is entered without the lock of the Watch",
         "futures",
-        """            if holding(watch.lock, self._add_callback, watch, fn):
+        """            if watch is made or holding(watch.lock, self._add_callback, watch, fn):
 """,
-        """            if self._add_callback(watch, fn):
+        """            if watch is made or self._add_callback(watch, fn):
 """,
+        "callback_beside_an_end",
+    ),
+    Mutation(
+        "a callback whose Watch comes when it is over is left to whoever ended it",
+        "futures",
+        """                or (self._state is FINISHED and bool(made.callbacks))
+""",
+        "",
         "callback_beside_an_end",
     ),
     Mutation(

@@ -714,12 +714,13 @@ def coalesced_beside_a_cancel(world: World) -> None:
 
 @scenario()
 def callback_beside_an_end(world: World) -> None:
-    """A callback is entered while the body ends: it is called once."""
+    """Callbacks are entered while the body ends: each is called once."""
     service = world.service()
     future = world.accept(service.submit(world.body("body")))
-    called: list[object] = []
-    future.add_done_callback(called.append)
-    world.after.append(lambda: _same(called, [future]))
+    called: list[str] = []
+    future.add_done_callback(lambda _: called.append("first"))
+    future.add_done_callback(lambda _: called.append("second"))
+    world.after.append(lambda: _same(sorted(called), ["first", "second"]))
 
 
 @scenario()
