@@ -31,6 +31,7 @@ import logging
 import sysconfig
 import threading
 from _thread import RLock, allocate_lock, get_ident
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from contextvars import Context
@@ -61,14 +62,30 @@ def report(
     message: str,
     *args: object,
     exception: BaseException,
-    # Not a global's: when the interpreter ends those may be gone.
+    # Not globals: when the interpreter ends those may be gone.
     log: Callable[..., None] = _logger.error,
+    ident: Callable[[], int] = get_ident,
+    reports: deque[tuple[BaseException, str, tuple[object, ...]]] = deque(),  # noqa: B008
+    reporting: set[int] = set(),  # noqa: B006
 ) -> None:
-    """Log a failure that has no caller to be raised to; a broken handler ends here."""
-    try:
-        log(message, *args, exc_info=exception)
-    except BaseException:
-        pass
+    """Log a failure that has no caller to be raised to; a broken handler ends here.
+
+    A future may be dropped anywhere, also while this thread logs that of another; what
+    is logged meanwhile CPython 3.13.5 leaves out. So it waits until that is done.
+    """
+    reports.append((exception, message, args))
+    thread = ident()
+    # Again, for one may have come after the last look and before the thread was through.
+    while reports and thread not in reporting:
+        try:
+            reporting.add(thread)
+            while reports:
+                exception, message, args = reports.popleft()
+                log(message, *args, exc_info=exception)
+        except BaseException:
+            pass
+        finally:
+            reporting.discard(thread)
 
 
 def name_of(fn: object) -> str:

@@ -462,7 +462,8 @@ class _WaitForSeveral(_Wait):
         self._failed = False
         self._stops_at_failure = return_when == FIRST_EXCEPTION
         self._needed = 1 if self.any else len(self.pending)
-        self._watched: dict[AnyFuture, None] = {}
+        #: Those that tell of their end, and whether they have.
+        self._watched: dict[AnyFuture, bool] = {}
 
     def install(self) -> None:
         for future in self.pending:
@@ -479,7 +480,7 @@ class _WaitForSeveral(_Wait):
     def _watch(self, future: AnyFuture) -> bool:
         if future.done():
             return False
-        self._watched[future] = None
+        self._watched[future] = False
         future._waiters.append(self)  # type: ignore[arg-type]
         return True
 
@@ -494,9 +495,15 @@ class _WaitForSeveral(_Wait):
         self._unwatch(future)
 
     def add_result(self, future: AnyFuture) -> None:
-        # Else it is told again, see `Future._close`.
-        if not (self.finished and self.finished[-1] is future):
-            self.finished.append(future)
+        # Else it is told again, see `Future._close`. Not to be seen from `finished`: what
+        # is in there may be taken out meanwhile.
+        if not self._watched.get(future, True):
+            self._watched[future] = True
+            try:
+                self.finished.append(future)
+            except MemoryError:
+                self._watched[future] = False
+                raise
         if self.over():
             self.wake()
 

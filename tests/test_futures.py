@@ -793,6 +793,32 @@ def test_a_failure_whose_future_was_thrown_away_is_logged(
     assert comes_true(lambda: logged(caplog) == [boom])
 
 
+def test_a_failure_dropped_while_others_are_logged_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    booms = [Boom(number) for number in range(3)]
+    futures = [boundedexec.Future[int]() for _ in booms]
+    for future, boom in zip(futures, booms, strict=True):
+        try:
+            raise boom
+        except Boom:
+            future.set_exception(boom)
+    del future
+
+    class Dropping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if futures:
+                futures.pop()
+
+    handler = Dropping()
+    logging.getLogger("boundedexec").addHandler(handler)
+    try:
+        futures.pop()
+    finally:
+        logging.getLogger("boundedexec").removeHandler(handler)
+    assert logged(caplog) == booms[::-1]
+
+
 def test_a_bare_future_reports_too(caplog: pytest.LogCaptureFixture) -> None:
     boom = Boom("bare")
     future = boundedexec.Future[int]()

@@ -254,6 +254,16 @@ MUTATIONS = [
         "two_watch_beside_an_end",
     ),
     Mutation(
+        "whether a future has told is read off what may be taken meanwhile",
+        "waiting",
+        """        if not self._watched.get(future, True):
+            self._watched[future] = True
+""",
+        """        if not (self.finished and self.finished[-1] is future):
+""",
+        "as_completed_beside_two_ends",
+    ),
+    Mutation(
         "a callback is entered without the lock of the Watch",
         "futures",
         """            if watch is made or holding(watch.lock, self._add_callback, watch, fn):

@@ -758,6 +758,19 @@ def a_body_waits_beside_an_end(world: World) -> None:
 
 
 @scenario(2)
+def as_completed_beside_two_ends(world: World) -> None:
+    """One future is taken while another tells of its end: each is given once.
+
+    Not a service's, whose workers try again what failed.
+    """
+    futures = [world.package.futures.Future() for _ in range(2)]
+    for future in futures:
+        world.thread(partial(future.set_result, None), "executor")
+    given = list(world.package.waiting.as_completed(futures))
+    world.after.append(lambda: _same(sorted(map(futures.index, given)), [0, 1]))
+
+
+@scenario(2)
 def resumers_go_first(world: World) -> None:
     """A body that wants its slot back has it before what has not started."""
     service = world.service()
