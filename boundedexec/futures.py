@@ -58,34 +58,38 @@ _HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 _logger = logging.getLogger("boundedexec")
 
 
-def report(
-    message: str,
-    *args: object,
-    exception: BaseException,
-    # Not globals: when the interpreter ends those may be gone.
-    log: Callable[..., None] = _logger.error,
-    ident: Callable[[], int] = get_ident,
-    reports: deque[tuple[BaseException, str, tuple[object, ...]]] = deque(),  # noqa: B008
-    reporting: set[int] = set(),  # noqa: B006
-) -> None:
-    """Log a failure that has no caller to be raised to; a broken handler ends here.
+class _Reports:
+    """Logs failures that have no caller to be raised to; a broken handler ends here.
 
-    A future may be dropped anywhere, also while this thread logs that of another; what
-    is logged meanwhile CPython 3.13.5 leaves out. So it waits until that is done.
+    A future may be dropped anywhere, also while this thread logs the failure of another,
+    and CPython 3.13.5 leaves out what is logged meanwhile: so that waits for its turn.
     """
-    reports.append((exception, message, args))
-    thread = ident()
-    # Again, for one may have come after the last look and before the thread was through.
-    while reports and thread not in reporting:
-        try:
-            reporting.add(thread)
-            while reports:
-                exception, message, args = reports.popleft()
-                log(message, *args, exc_info=exception)
-        except BaseException:
-            pass
-        finally:
-            reporting.discard(thread)
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[BaseException, str, tuple[object, ...]]] = deque()
+        #: The threads that log.
+        self._logging: set[int] = set()
+        # Not globals: when the interpreter ends those may be gone.
+        self._log = _logger.error
+        self._ident = get_ident
+
+    def __call__(self, message: str, *args: object, exception: BaseException) -> None:
+        self._waiting.append((exception, message, args))
+        thread = self._ident()
+        # Again, for one may come between the last look and the end.
+        while self._waiting and thread not in self._logging:
+            try:
+                self._logging.add(thread)
+                while self._waiting:
+                    exception, message, args = self._waiting.popleft()
+                    self._log(message, *args, exc_info=exception)
+            except BaseException:
+                pass
+            finally:
+                self._logging.discard(thread)
+
+
+report = _Reports()
 
 
 def name_of(fn: object) -> str:

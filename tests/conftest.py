@@ -23,14 +23,14 @@ import pytest
 
 import boundedexec
 
+#: Seconds after which something that has to happen is taken not to.
+LIMIT = 30.0
+
+
 def pytest_collection_finish() -> None:
     """What is there before the first test need not be looked through by each collection."""
     gc.collect()
     gc.freeze()
-
-
-#: Seconds after which something that has to happen is taken not to.
-LIMIT = 30.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

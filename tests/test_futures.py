@@ -797,13 +797,13 @@ def test_a_failure_dropped_while_others_are_logged_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     booms = [Boom(number) for number in range(3)]
-    futures = [boundedexec.Future[int]() for _ in booms]
-    for future, boom in zip(futures, booms, strict=True):
+    futures: list[boundedexec.Future[int]] = []
+    for boom in booms:
+        futures.append(boundedexec.Future())
         try:
             raise boom
         except Boom:
-            future.set_exception(boom)
-    del future
+            futures[-1].set_exception(boom)
 
     class Dropping(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
