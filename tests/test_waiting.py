@@ -1480,9 +1480,9 @@ def test_a_wait_for_many_own_submissions_is_not_quadratic(new_service: NewServic
 
     def seconds(count: int) -> float:
         futures = [service.submit(int) for _ in range(count)]
-        start = time.perf_counter()
+        start = time.process_time()  # What other processes do is not asked.
         boundedexec.wait(futures)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     def best(count: int) -> float:
         return min(service.submit(seconds, count).result(LIMIT) for _ in range(3))

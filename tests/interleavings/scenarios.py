@@ -765,7 +765,8 @@ def as_completed_beside_two_ends(world: World) -> None:
     Not a service's, whose workers try again what failed.
     """
     futures = [world.package.futures.Future() for _ in range(2)]
-    for future in futures:
+    for number, future in enumerate(futures):
+        future._serial = number  # Else their order were that of a set.
         world.thread(partial(future.set_result, None), "executor")
     given = list(world.package.waiting.as_completed(futures))
     world.after.append(lambda: _same(sorted(map(futures.index, given)), [0, 1]))
