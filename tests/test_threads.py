@@ -622,6 +622,8 @@ def test_a_slow_initializer_gets_no_more_threads_than_submissions() -> None:
     with Service(8, initializer=initializer) as service:
         service.submit(int).result(LIMIT)
         assert len(started) == 1
+        # Over before its thread has parked; from then on that is found.
+        assert service.block_till_done(LIMIT)
         service.submit(int).result(LIMIT)
         assert len(started) == 1
 
