@@ -1465,7 +1465,7 @@ def test_after_fork_the_childs_coalescers_are_empty_and_work() -> None:
                 os._exit(0)
             os.waitpid(child, 0)
             release.set()
-            print(*[future.result() for future in futures])
+            print(*[future.result() for future in futures], flush=True)
 
         use(Service(1))
         use(concurrent.futures.ThreadPoolExecutor(1))
