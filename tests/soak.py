@@ -301,6 +301,7 @@ def run_round(seed: int, seconds: float, number: int) -> None:
     """In a process of its own: one round, whose counts it prints."""
     logging.getLogger("boundedexec").setLevel(logging.CRITICAL)  # They raise on purpose.
     faulthandler.dump_traceback_later(seconds + 2 * LIMIT, exit=True)
+    faulthandler.enable()  # The child of a fork that stands still is told to abort.
     cores = 1 + number % 2
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -329,8 +330,8 @@ def main() -> int:
     chance = random.Random(arguments.seed)
     totals: collections.Counter[str] = collections.Counter()
     begun = time.monotonic()
-    rounds = 0
-    while time.monotonic() < begun + arguments.minutes * 60:
+    rounds = failed = 0
+    while not failed and time.monotonic() < begun + arguments.minutes * 60:
         seed = chance.randrange(1 << 30)
         command = [sys.executable, __file__, "--round", str(seed), str(rounds)]
         done = subprocess.run(
@@ -341,17 +342,18 @@ def main() -> int:
         )
         if done.returncode:
             print(done.stdout, done.stderr[-20_000:])
-            print(f"FAILED in round {rounds}, seed {seed}: {done.returncode}")
-            return 1
-        totals.update(json.loads(done.stdout.splitlines()[-1]))
-        rounds += 1
+            print(f"FAILED in round {rounds}, seed {seed}: {done.returncode}; before that")
+            failed = 1
+        else:
+            totals.update(json.loads(done.stdout.splitlines()[-1]))
+            rounds += 1
     minutes = (time.monotonic() - begun) / 60
     print(f"{rounds} rounds in {minutes:.1f} minutes")
     for what, much in totals.items():
         print(f"{much:12,} {what}")
     ends = totals["completed"] + totals["failed"] + totals["cancelled"]
     print(f"{totals['submitted']:,} submitted = {ends:,} completed, failed or cancelled")
-    return int(totals["submitted"] != ends)
+    return failed or int(totals["submitted"] != ends)
 
 
 if __name__ == "__main__":
