@@ -589,7 +589,7 @@ class Coalescer(Generic[K]):
     def _lose(self) -> None:
         """In a forked child, what was in flight is not."""
         self._era.lost = True
-        self._runs.clear()
+        self._runs = {}
         self._era = _Era(self._service)
 
 

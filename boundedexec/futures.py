@@ -159,9 +159,14 @@ class _Current:
     handing = _PerThread[object]()
 
     def forget(self) -> None:
-        """In a forked child there is none of that."""
+        """In a forked child there is none of that.
+
+        Here and wherever a child forgets what its parent has, containers are replaced and
+        not cleared: without a GIL a thread that is not there may have been in the middle
+        of an operation on one, and nobody would give CPython's lock for it back.
+        """
         for name in "body", "admitted", "cancelling", "handing":
-            vars(_Current)[name].values.clear()
+            vars(_Current)[name].values = {}
 
 
 current = _Current()

@@ -366,10 +366,9 @@ class Slots:
 
     def serve(self, body: Body) -> None:
         """The job of a worker that was handed a slot: run what is queued."""
-        queue = self.queue
         while not self.resumers:
             try:
-                future = queue.popleft()
+                future = self.queue.popleft()
             except IndexError:
                 break
             if self.broken:
@@ -438,11 +437,10 @@ class Slots:
 
     def serve_lends(self, body: Body) -> None:
         """The job of a worker that was woken for the lends."""
-        lends = self.lends
         while True:
             debts: list[Any] = [None]
             try:
-                debts[0] = lends.popleft()
+                debts[0] = self.lends.popleft()
             except IndexError:
                 break
             # Nothing is lost from here on, for this needs no memory.
@@ -452,7 +450,7 @@ class Slots:
             if body.fetching:
                 body.fetching = False
                 self.preparing_for_lends.discard(body)
-                if len(lends) > len(self.preparing_for_lends):
+                if len(self.lends) > len(self.preparing_for_lends):
                     self.fetch_or_refuse_lends()
             future = body.future = lend.future  # Before the claim, see `Future.cancel`.
             assert future is not None
@@ -471,7 +469,7 @@ class Slots:
             del debts, lend, future
             self._finish(body)
             # Goes on to the next by itself, unless it is taken for something else.
-            if not (lends and self.crew.withdraw(body)):
+            if not (self.lends and self.crew.withdraw(body)):
                 return
         self.rest(body)
 
@@ -772,11 +770,10 @@ class Slots:
         goes on with an empty one of the same kind.
         """
         self.lost = True
-        _every.pop(id(self), None)
-        self.queue.clear()
-        self.resumers.clear()
-        self.lends.clear()
-        self.crew.parked.clear()
+        self.queue = deque()
+        self.resumers = deque()
+        self.lends = deque()
+        self.crew.parked = {}
         self.crew.ending = True
         service = None if self.owner is None else self.owner()
         if service is not None:
@@ -884,8 +881,11 @@ def _finish_all() -> None:
 
 
 def _lose_all() -> None:
+    global _every
     current.forget()
-    for slots in _living():
+    lost = _living()
+    _every = {}
+    for slots in lost:
         slots.lose()
 
 

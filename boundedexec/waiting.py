@@ -868,10 +868,9 @@ def let_go(future: AnyFuture, *others: AnyFuture) -> None:
 
 def _forget_all() -> None:
     """In a forked child none of those who waited is there."""
-    global _graph
+    global _graph, _waits, _resuming, _holds, _held_up
     _graph = threading.RLock()
-    for graph in _waits, _resuming, _holds, _held_up:
-        graph.clear()
+    _waits, _resuming, _holds, _held_up = {}, {}, {}, {}
 
 
 if hasattr(os, "register_at_fork"):

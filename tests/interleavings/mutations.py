@@ -285,7 +285,7 @@ MUTATIONS = [
         "slots",
         """        while not self.resumers:
             try:
-                future = queue.popleft()
+                future = self.queue.popleft()
 """,
         """        while not self.resumers:
             if body.fresh:
@@ -293,7 +293,7 @@ MUTATIONS = [
                 if self.is_stalled():
                     self.dispatch()
             try:
-                future = queue.popleft()
+                future = self.queue.popleft()
 """,
         "one_submission_one_thread",
     ),
@@ -418,7 +418,7 @@ MUTATIONS = [
         "slots",
         """                body.fetching = False
                 self.preparing_for_lends.discard(body)
-                if len(lends) > len(self.preparing_for_lends):
+                if len(self.lends) > len(self.preparing_for_lends):
                     self.fetch_or_refuse_lends()
             future""",
         """                body.fetching = False
