@@ -415,9 +415,7 @@ class Future(concurrent.futures.Future[T]):
             self._call(callback, tolerated)
 
     def _call(
-        self,
-        callback: Callable[[Any], object],
-        tolerated: type[BaseException] = Exception,
+        self, callback: Callback, tolerated: type[BaseException] = Exception
     ) -> None:
         try:
             callback(self)

@@ -324,7 +324,12 @@ def _return_to_table() -> None:
         threading._active[ident] = worker  # type: ignore[attr-defined]
 
 
+def _forget_table() -> None:
+    global _forking
+    _forking = {}
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forking.clear
+        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forget_table
     )
