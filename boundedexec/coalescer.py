@@ -148,9 +148,9 @@ class _Run(Generic[K]):
         assert self.inner is not None
         hold(self.future, self.inner)
         if self.executing is not None:
+            # By name, for the body may have held just after that, over it.
+            let_go(self.future, self.inner)
             hold(self.future, self.executing)
-        if self.future.done():
-            let_go(self.future)
 
     def was_cancelled(self) -> bool:
         return self.links.get("work") is _CANCELLED
@@ -325,12 +325,11 @@ class _RunFuture(Future[Any]):
         if run is None or (run.was_cancelled() and failure is not CANCELLATION):
             if failure is not None:
                 failure.asked = True
-            let_go(self)  # A body that began beside the cancel has held it since.
             return
         self._result = result
         self._failure = failure
         self._finish()
-        # Over, and only then let go: whoever holds it looks afterwards whether it is over.
+        # Over, and only then let go, see `hold`.
         let_go(self)
         # Who keeps the future keeps nothing of the run, and the run not the future.
         self._run = None
@@ -437,7 +436,7 @@ class Coalescer(Generic[K]):
             if following is run:
                 hold(run.future, line.future)
                 # Held, so look: it may have been handed over before, and be held by what
-                # the executor returned, or be over.
+                # the executor returned.
                 if run.inner is not None:
                     let_go(run.future, line.future)
                     run.hold_by_inner()

@@ -846,6 +846,11 @@ def hold(future: AnyFuture, other: AnyFuture) -> None:
     # In this order, for `let_go` finds the way back by what it takes out of `_holds`.
     _held_up[other] = future
     _holds[future] = _Node({other: None})
+    if future.done():
+        # It was over before it was held: nobody else lets it go. Who ends it from now on
+        # does so afterwards.
+        let_go(future, other)
+        return
     # Whoever waits for it looks again whether there is something to lend to: for
     # those, too, who wait for them in turn.
     dependents = [future]

@@ -39,7 +39,8 @@ class Size(NamedTuple):
 
 def size() -> Size:
     for _ in range(3):
-        gc.collect()
+        if not gc.collect():
+            break
     files = resident = 0
     if os.path.isdir("/proc/self/fd"):
         files = len(os.listdir("/proc/self/fd"))

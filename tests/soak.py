@@ -4,8 +4,8 @@
 
 Each round is a process of its own, on one core or on two, with a seed from which all
 that it does is drawn. It ends with every promise counted: what was accepted is what
-completed, failed and was cancelled; nothing is outstanding; no slot, thread or key is
-left. A round that does not, or that stands still, shows where every thread is.
+completed, failed and was cancelled; nothing is outstanding; no slot, thread, key or
+future is left. A round that does not, or that stands still, shows where every thread is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import faulthandler
+import gc
 import itertools
 import json
 import logging
@@ -252,7 +253,13 @@ class Round:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if failures:
             raise failures[0]
-        return self.balance()
+        counts = self.balance()
+        self.accepted.clear()
+        self.coalesced.clear()
+        gc.collect()
+        kept = sum(isinstance(thing, Future) for thing in gc.get_objects())
+        assert not kept, f"{kept} futures that nobody has are kept"
+        return counts
 
     def balance(self) -> dict[str, int]:
         assert self.service.block_till_done(LIMIT), "something stays outstanding"

@@ -764,10 +764,12 @@ def test_every_submit_gets_a_run_that_starts_after_it(
 ) -> None:
     storm = Storm(Coalescer[Key](executor), seed)
     with Service(3) as others:
-        for each in [others.submit(storm.submit_many, 500) for _ in range(3)]:
-            each.result(LIMIT)
+        list(others.map(storm.submit_many, [500] * 3))
     storm.settle()
     storm.check()
+    futures = [weakref.ref(future) for _, _, future in storm.submits]
+    del storm
+    assert all(map(gone, futures))
 
 
 def test_submits_beside_the_end_of_a_run_are_never_lost(pool: Executor, turns: None) -> None:
@@ -1913,6 +1915,99 @@ def test_a_callable_that_was_superseded_or_cancelled_is_kept_by_nobody(pool: Exe
         owed = coalescer.submit("key", int)
         assert all(map(gone, things))
     assert owed.result(LIMIT) == 0
+
+
+class Watchful:
+    """A key equal to all of its kind, that calls `called` once when it is looked up."""
+
+    def __init__(self) -> None:
+        self.called: Callable[[], object] = int
+        self.after = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Watchful)
+
+    def __hash__(self) -> int:
+        self.after -= 1
+        if self.after < 0:
+            called, self.called = self.called, int
+            called()
+        return 1
+
+
+def test_a_rerun_cancelled_while_it_is_put_behind_another_leaves_nothing() -> None:
+    """1. A run is over and leaves; 2. a submit, which has seen it before, is to follow it;
+    3. another submit has the key anew; 4. the re-run is entered behind that, and just
+    before it is, cancelled."""
+    first, second = Watchful(), Watchful()
+    with Service(1) as service:
+        coalescer = Coalescer[Watchful](service)
+        reruns: list[Future[int]] = []
+
+        def follow() -> None:
+            reruns.append(coalescer.submit(second, int))
+            second.called = come_between_and_cancel
+
+        def come_between_and_cancel() -> None:
+            reruns.append(coalescer.submit(Watchful(), int))
+            assert reruns[0].cancel()
+
+        with executing(coalescer, first):
+            # It is looked up, found to be the first of its line, and taken out.
+            first.after, first.called = 1, follow
+        assert service.block_till_done(LIMIT)
+    assert [rerun.cancelled() for rerun in reruns] == [True, False]
+    assert reruns[0] is not reruns[1]
+    rerun = weakref.ref(reruns[0])
+    reruns.clear()
+    assert gone(rerun)
+
+
+class Wrapping(Service):
+    """Gives out futures of its own."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AnyFuture:
+        outer = AnyFuture()
+        inner: AnyFuture = super().submit(fn, *args, **kwargs)
+        inner.add_done_callback(lambda inner: outer.set_result(inner.result()))
+        return outer
+
+
+def test_a_body_and_its_submit_that_tell_what_its_run_waits_for_at_once_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1. The body of a run is about to say that the run waits for it; 2. its submit says
+    that it waits for what the executor returned; 3. the body says so, over that."""
+    main = threading.current_thread()
+    body_came, submit_said, body_said = (threading.Event() for _ in range(3))
+
+    class Ways(dict[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            if threading.current_thread() is main:
+                assert body_came.wait(LIMIT)
+            else:
+                body_came.set()
+                assert submit_said.wait(LIMIT)
+            super().__setitem__(key, value)
+
+    class Holds(dict[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            super().__setitem__(key, value)
+            if threading.current_thread() is main:
+                submit_said.set()
+                assert body_said.wait(LIMIT)
+            else:
+                body_said.set()
+
+    ways, holds = Ways(), Holds()
+    monkeypatch.setattr(boundedexec.waiting, "_held_up", ways)
+    monkeypatch.setattr(boundedexec.waiting, "_holds", holds)
+    with Wrapping(1) as service:
+        future = Coalescer[str](service).submit("key", int, "21")
+        assert future.result(LIMIT) == 21
+        assert service.block_till_done(LIMIT)
+    assert body_said.is_set()
+    assert (ways, holds) == ({}, {})
 
 
 def test_keys_that_are_done_leave_nothing_however_many() -> None:

@@ -581,7 +581,7 @@ MUTATIONS = [
         "a run is let go before it is over",
         "coalescer",
         """        self._finish()
-        # Over, and only then let go: whoever holds it looks afterwards whether it is over.
+        # Over, and only then let go, see `hold`.
         let_go(self)
 """,
         """        let_go(self)
@@ -597,6 +597,15 @@ MUTATIONS = [
                     run.hold_by_inner()
 """,
         "",
+        "coalesced_wait_beside_an_end",
+    ),
+    Mutation(
+        "what is over already is held for ever",
+        "waiting",
+        """    if future.done():
+        # It was over before""",
+        """    if False:
+        # It was over before""",
         "coalesced_beside_an_end",
     ),
 ]

@@ -712,6 +712,25 @@ def coalesced_beside_a_cancel(world: World) -> None:
     world.after.append(check)
 
 
+@scenario(2)
+def coalesced_wait_beside_an_end(world: World) -> None:
+    """A body waits for a re-run that it enters while the run before hands that over: it is
+    lent the slot, for the other one is held until this body is over."""
+    service = world.service(2)
+    coalescer = world.package.Coalescer(service)
+    go, over = Gate(), Gate()
+
+    def wait() -> None:
+        go.open()
+        rerun = world.accept(coalescer.submit("key", int))
+        world.without_slot(rerun.result)
+        over.open()
+
+    world.accept(coalescer.submit("key", world.body("first", go.wait)))
+    world.accept(service.submit(world.body("waiting", wait)))
+    world.accept(service.submit(world.body("blocking", over.wait)))
+
+
 @scenario()
 def callback_beside_an_end(world: World) -> None:
     """Callbacks are entered while the body ends: each is called once."""
