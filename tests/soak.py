@@ -338,22 +338,25 @@ def main() -> int:
     totals: collections.Counter[str] = collections.Counter()
     begun = time.monotonic()
     rounds = failed = 0
-    while not failed and time.monotonic() < begun + arguments.minutes * 60:
-        seed = chance.randrange(1 << 30)
-        command = [sys.executable, __file__, "--round", str(seed), str(rounds)]
-        done = subprocess.run(
-            [*command, "--seconds", str(arguments.seconds)],
-            env={**os.environ, "PYTHONPATH": str(Path(boundedexec.__file__).parents[1])},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            print(done.stdout, done.stderr[-20_000:])
-            print(f"FAILED in round {rounds}, seed {seed}: {done.returncode}; before that")
-            failed = 1
-        else:
-            totals.update(json.loads(done.stdout.splitlines()[-1]))
-            rounds += 1
+    try:
+        while not failed and time.monotonic() < begun + arguments.minutes * 60:
+            seed = chance.randrange(1 << 30)
+            command = [sys.executable, __file__, "--round", str(seed), str(rounds)]
+            done = subprocess.run(
+                [*command, "--seconds", str(arguments.seconds)],
+                env={**os.environ, "PYTHONPATH": str(Path(boundedexec.__file__).parents[1])},
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                print(done.stdout, done.stderr[-20_000:])
+                print(f"FAILED in round {rounds}, seed {seed}: {done.returncode}; before that")
+                failed = 1
+            else:
+                totals.update(json.loads(done.stdout.splitlines()[-1]))
+                rounds += 1
+    except KeyboardInterrupt:
+        print("interrupted, the round not counted; before that")
     minutes = (time.monotonic() - begun) / 60
     print(f"{rounds} rounds in {minutes:.1f} minutes")
     for what, much in totals.items():
