@@ -44,6 +44,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
             gc.collect()
 
 
+def shallow(act: Callable[[], object]) -> Callable[..., None]:
+    """A signal handler that calls `act`, and that interrupts itself a few times at most.
+
+    One that takes longer than its next signal would do so deeper and deeper, until a
+    `RecursionError` is raised just anywhere.
+    """
+    depth: list[None] = []
+
+    def handler(*_: object) -> None:
+        depth.append(None)
+        if len(depth) < 5:
+            act()
+        depth.pop()
+
+    return handler
+
+
 @contextmanager
 def holding(executor: Executor, count: int = 1) -> Generator[None]:
     """Have `count` bodies run on `executor` until the block is over."""

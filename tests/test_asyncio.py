@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
-from conftest import LIMIT, holding, run_script, wait_until
+from conftest import LIMIT, holding, run_script, shallow, wait_until
 
 from boundedexec import Coalescer, Service, ThreadPoolExecutor
 
@@ -439,15 +439,12 @@ def test_a_signal_handler_may_submit_while_a_service_is_awaited() -> None:
     service = Service(1)
     ran: list[int] = []
 
-    def handle(*_: object) -> None:
-        service.submit(ran.append, 1)
-
     async def main() -> None:
         for _ in range(300):
             service.submit(int)
             assert await service.async_block_till_done(LIMIT)
 
-    before = signal.signal(signal.SIGALRM, handle)
+    before = signal.signal(signal.SIGALRM, shallow(lambda: service.submit(ran.append, 1)))
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
         asyncio.run(main())

@@ -33,7 +33,7 @@ from types import FrameType
 from typing import Any, NoReturn, cast
 
 import pytest
-from conftest import LIMIT, Starts, holding, run_script, wait_until
+from conftest import LIMIT, Starts, holding, run_script, shallow, wait_until
 
 import boundedexec
 from boundedexec import BrokenThreadPool, Coalescer, DeadlockError, Service
@@ -764,7 +764,7 @@ def test_every_submit_gets_a_run_that_starts_after_it(
 ) -> None:
     storm = Storm(Coalescer[Key](executor), seed)
     with Service(3) as others:
-        list(others.map(storm.submit_many, [500] * 3))
+        list(others.map(storm.submit_many, [250] * 3))
     storm.settle()
     storm.check()
     futures = [weakref.ref(future) for _, _, future in storm.submits]
@@ -778,7 +778,7 @@ def test_submits_beside_the_end_of_a_run_are_never_lost(pool: Executor, turns: N
     together = threading.Barrier(3)
 
     def submit() -> None:
-        for _ in range(300):
+        for _ in range(150):
             together.wait(LIMIT)  # A run is just over.
             for _ in range(2):
                 coalescer.submit("key", changes.__len__)
@@ -816,11 +816,7 @@ def test_one_submitters_latest_arguments_are_what_its_futures_see(
 def test_submits_from_a_signal_handler_are_never_lost(executor: Executor) -> None:
     storm = Storm(Coalescer[Key](executor))
     own_lock = type(executor) is concurrent.futures.ThreadPoolExecutor
-
-    def handler(signum: int, frame: FrameType | None) -> None:
-        storm.submit()
-
-    before = signal.signal(signal.SIGALRM, handler)
+    before = signal.signal(signal.SIGALRM, shallow(storm.submit))
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
         end = time.monotonic() + 0.3

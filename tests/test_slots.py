@@ -18,7 +18,7 @@ from types import CodeType, FrameType
 from typing import Any, NoReturn
 
 import pytest
-from conftest import LIMIT, Starts, holding, wait_until
+from conftest import LIMIT, Starts, holding, shallow, wait_until
 
 import boundedexec
 from boundedexec import Service
@@ -428,7 +428,7 @@ def test_submissions_from_a_signal_handler_are_never_lost(bound: int) -> None:
     others_may_go_on = threading.Event()
     others_may_go_on.set()
 
-    def handler(*_: object) -> None:
+    def act() -> None:
         from_handler.append(service.submit(int, "7"))
 
     def submitter() -> list[Future[int]]:
@@ -440,7 +440,7 @@ def test_submissions_from_a_signal_handler_are_never_lost(bound: int) -> None:
         return mine
 
     with Service(bound) as service, Service.unbounded() as others:
-        before = signal.signal(signal.SIGALRM, handler)
+        before = signal.signal(signal.SIGALRM, shallow(act))
         submitters = [others.submit(submitter) for _ in range(2)]
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
         try:
