@@ -83,7 +83,7 @@ def _let_begin() -> None:
     a submit, like the one in the stdlib's documentation that hangs, needs one.
     """
     end = time.monotonic() + _BEGINNING
-    while any(each.woken.fresh for each in slots._living()) and time.monotonic() < end:
+    while any(each.last.woken.fresh for each in slots._living()) and time.monotonic() < end:
         # Asleep, so that the other thread has the processor, and the GIL.
         time.sleep(_A_MOMENT)
     if not all(each.idle() for each in slots._living()):

@@ -136,7 +136,7 @@ class Service(concurrent.futures.Executor):
         if slots.refusal is not None and slots.refuses() and slots.take_back(future):
             raise slots.refusal()
         # A worker that is waking up looks when it is awake.
-        if (slots.free or slots.endless) and not slots.woken.fresh:
+        if (slots.free or slots.endless) and not slots.last.woken.fresh:
             slots.wake(future)
         return future
 

@@ -91,6 +91,19 @@ class _Awake:
     fresh = fetching = False
 
 
+class _Last:
+    """The workers that were woken last.
+
+    Apart from the Slots, for many threads store here. Without a GIL what is stored to
+    has a lock, and a child of a fork may find that taken by a thread that it has not.
+    """
+
+    #: For the queue. While it is not awake yet, it is the one that will wake the others.
+    woken: Body | _Awake = _Awake()
+    #: For the lends.
+    called: Body | _Awake = _Awake()
+
+
 class Slots:
     """The slots, the queue and the threads of one service.
 
@@ -140,14 +153,10 @@ class Slots:
         #: yielded, owed submissions, callbacks of a cancelled one. Something enters
         #: while it is still outstanding otherwise, and leaves when it is again.
         self.away: set[object] = set()
-        #: The worker that was woken last. While it is not awake yet, it is the one
-        #: that will wake the others.
-        self.woken: Body | _Awake = _Awake()
+        self.last = _Last()
         #: Slots that bodies have lent, each with the submission it is lent to, until a
         #: worker fetches them.
         self.lends: deque[Lend] = deque()
-        #: The worker that was woken last for those, as `woken`.
-        self.called: Body | _Awake = _Awake()
         #: The workers that run their initializer before they look into the queue, and
         #: those before they fetch a lend: one each needs no other.
         self.preparing: set[Body] = set()
@@ -237,7 +246,7 @@ class Slots:
                 body.fresh = True
                 body.hand(offer)
                 # Only now: whoever relies on it must know that it will come.
-                self.woken = body
+                self.last.woken = body
                 return
             except BaseException as error:
                 body = taken[0]
@@ -324,7 +333,7 @@ class Slots:
         return (
             len(self.queue) > len(self.preparing)
             and bool(self.free or self.endless)
-            and not self.woken.fresh
+            and not self.last.woken.fresh
         )
 
     def retry(self) -> None:
@@ -402,7 +411,7 @@ class Slots:
 
         Raises the `RuntimeError` of a thread that cannot be started; as `dispatch`.
         """
-        if self.called.fetching:
+        if self.last.called.fetching:
             return
         taken: list[Body | None] = [None]
         offer: list[Job | None] = [self.serve_lends]
@@ -412,7 +421,7 @@ class Slots:
             assert body is not None
             body.fetching = True
             body.hand(offer)
-            self.called = body
+            self.last.called = body
         except BaseException:
             body = taken[0]
             if body is not None and self._recall(offer):
@@ -770,9 +779,13 @@ class Slots:
         goes on with an empty one of the same kind.
         """
         self.lost = True
+        # Not cleared, see `_Last`.
         self.queue = deque()
         self.resumers = deque()
         self.lends = deque()
+        self.free = []
+        self.away = set()
+        self._observers = {}
         self.crew.parked = {}
         self.crew.ending = True
         service = None if self.owner is None else self.owner()

@@ -43,7 +43,7 @@ MUTATIONS = [
         "service",
         """        slots.queue.append(future)
 """,
-        """        if (slots.free or slots.endless) and not slots.woken.fresh:
+        """        if (slots.free or slots.endless) and not slots.last.woken.fresh:
             slots.queue.append(future)
             slots.wake(future)
             return future
@@ -377,7 +377,7 @@ MUTATIONS = [
         """        slots.queue.append(future)
 """,
         """        slots.queue.append(future)
-        if (slots.free or slots.endless) and not slots.woken.fresh:
+        if (slots.free or slots.endless) and not slots.last.woken.fresh:
             slots.wake(future)
 """,
         "shutdown_beside_a_submit",
