@@ -30,6 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from conftest import shallow
+
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Service
 
@@ -67,7 +69,7 @@ class Round:
         self.numbers = itertools.count()
         self.executing: set[int] = set()
         self.most = 0
-        self.signalled = self._handlers = 0
+        self.signalled = 0
 
     def count(self, what: str, much: int = 1) -> None:
         with self._done_lock:
@@ -219,13 +221,9 @@ class Round:
         os.kill(pid, signal.SIGABRT)
         raise AssertionError("the child of a fork stands still")
 
-    def on_signal(self, *_: object) -> None:
+    def on_signal(self) -> None:
         self.signalled += 1
-        # Not if it interrupts itself, deeper and deeper, where it is too slow.
-        self._handlers += 1
-        if self._handlers < 5:
-            self.submit(4)
-        self._handlers -= 1
+        self.submit(4)
 
     # The round.
 
@@ -243,7 +241,7 @@ class Round:
             for _ in range(self.chance.randrange(1, 5))
         ]
         if signals:
-            signal.signal(signal.SIGALRM, self.on_signal)
+            signal.signal(signal.SIGALRM, shallow(self.on_signal))
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
         for each in clients:
             each.start()
@@ -335,17 +333,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="for each round")
     parser.add_argument(
         "--no-forks",
-        action="store_true",
+        dest="forks",
+        action="store_false",
         help="for CPython 3.13 without a GIL, whose own fork loses a child in some thousands",
     )
     arguments = parser.parse_args()
     if arguments.round:
         seed, number = arguments.round
-        run_round(seed, arguments.seconds, number, not arguments.no_forks)
+        run_round(seed, arguments.seconds, number, arguments.forks)
         return 0
     print(f"Python {sys.version.split()[0]}, seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     totals: collections.Counter[str] = collections.Counter()
+    options = ["--seconds", str(arguments.seconds)] + ["--no-forks"] * (not arguments.forks)
     begun = time.monotonic()
     rounds = failed = 0
     try:
@@ -353,8 +353,7 @@ def main() -> int:
             seed = chance.randrange(1 << 30)
             command = [sys.executable, __file__, "--round", str(seed), str(rounds)]
             done = subprocess.run(
-                [*command, "--seconds", str(arguments.seconds)]
-                + ["--no-forks"] * arguments.no_forks,
+                command + options,
                 env={**os.environ, "PYTHONPATH": str(Path(boundedexec.__file__).parents[1])},
                 capture_output=True,
                 text=True,

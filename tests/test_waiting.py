@@ -1487,7 +1487,7 @@ def test_a_wait_for_many_own_submissions_is_not_quadratic(new_service: NewServic
     def best(count: int) -> float:
         return min(service.submit(seconds, count).result(LIMIT) for _ in range(3))
 
-    few, many = best(500), best(4000)
+    few, many = best(1000), best(8000)
     assert many < 30 * few, "eight times as many take eight times as long, not sixty-four"
 
 
