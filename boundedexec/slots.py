@@ -294,13 +294,27 @@ class Slots:
         except Exception as error:
             if self._stirs():
                 return  # It looks into the queue when it is over.
+            errors = itertools.repeat(error)
+            self._fail_queued(errors, "a submission for which no thread could be started")
+
+    def _fail_queued(self, errors: Iterator[Exception], name: str) -> None:
+        """Fail all that is queued, outstanding until the callbacks have run."""
+        mark = object()
+        try:
+            self.away.add(mark)
             while self.queue:
                 try:
                     future = self.queue.popleft()
                 except IndexError:
                     break
                 if future._claim():
-                    future._fail(error, "a submission for which no thread could be started")
+                    future._fail(next(errors), name)
+            self.away.discard(mark)
+            self.check_idle()
+        except BaseException:
+            self.away.discard(mark)
+            self.check_idle()
+            raise
 
     def _stirs(self) -> bool:
         """Whether anything executes that will look into the queue when it is over."""
@@ -617,17 +631,21 @@ class Slots:
                     break
             except IndexError:
                 pass
-        while body.slot is None:
+        if body.slot is None or body.asked:
             self.ask(body)
-            # Also where others ask: whoever asked looks.
+            # Whoever asked looks, also where others ask, and where it has been given a slot
+            # by then: its own may have come back since, and be free for what is queued.
             self.dispatch_or_fail()
-            # Where there was no memory for it, nobody else would try again.
-            if body.slot is None and not (self.free and self.resumers):
-                try:
-                    seek_slot(body)
-                    body.await_slot()
-                finally:
-                    found_slot(body)
+        while body.slot is None:
+            if self.free and self.resumers:
+                # There was no memory for it, and nobody else would try again.
+                self.dispatch_or_fail()
+                continue
+            try:
+                seek_slot(body)
+                body.await_slot()
+            finally:
+                found_slot(body)
         body.asked.clear()
         self.away.discard(body)
 
@@ -702,7 +720,6 @@ class Slots:
                 if isinstance(owed, Future):
                     owed._revoke()
             self._cancel_queued()
-            self.check_idle()
         self.crew.end()
 
     def _cancel_queued(self) -> None:
@@ -722,6 +739,7 @@ class Slots:
                 surplus[-1].cancel()
                 surplus.pop()
             self.away.discard(marker)
+            self.check_idle()
 
         try:
             self.away.add(marker)  # Outstanding until their callbacks have run.
@@ -760,11 +778,7 @@ class Slots:
         report("exception in initializer:", exception=exception)
         self.broken = True
         self.refusal = self._broken_error
-        while self.queue:
-            try:
-                self._refuse(self.queue.popleft())
-            except IndexError:
-                break
+        self._fail_queued(iter(self._broken_error, None), "a submission")
 
     def _refuse(self, future: Future[Any]) -> None:
         if future._claim():

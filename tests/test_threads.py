@@ -27,6 +27,7 @@ from conftest import LIMIT, Starts, holding, run_script, wait_until
 
 import boundedexec
 from boundedexec import Service
+from boundedexec.slots import Observer, Slots
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 other: ContextVar[str] = ContextVar("other", default="unset")
@@ -564,6 +565,44 @@ def test_a_submission_that_was_refused_may_be_submitted_again_at_once(starts: St
                 future = service.submit(int, str(i))
             assert future.result(LIMIT) == i
             assert service.block_till_done(LIMIT)
+
+
+def test_who_waits_for_all_is_told_where_the_last_fails_for_want_of_a_thread(
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. A submit has the slot, and is to start a thread; 2. another queues a submission
+    and relies on that; 3. somebody waits until nothing is outstanding; 4. the start fails."""
+    waits, told = threading.Event(), threading.Event()
+    futures: list[Future[int]] = []
+    done_in_callback: list[bool] = []
+    slots_observe = Slots.observe
+
+    def observe(slots: Slots, observer: Observer) -> None:
+        slots_observe(slots, observer)
+        waits.set()
+
+    def wait_for_all() -> None:
+        service.block_till_done()
+        told.set()
+
+    def failing() -> bool:
+        if not futures:
+            futures.append(service.submit(int))
+            futures[0].add_done_callback(
+                lambda _: done_in_callback.append(service.block_till_done(0))
+            )
+            Thread(target=wait_for_all, daemon=True).start()
+            assert waits.wait(LIMIT)
+        return True
+
+    monkeypatch.setattr(Slots, "observe", observe)
+    with Service(1) as service:
+        starts.failing = failing
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            service.submit(int)
+        assert isinstance(futures[0].exception(0), RuntimeError)
+        assert told.wait(LIMIT)
+        assert done_in_callback == [False]
 
 
 # The initializer.

@@ -30,6 +30,7 @@ from conftest import LIMIT, Starts, holding
 
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Service, ThreadPoolExecutor
+from boundedexec.waiting import Lend
 
 AnyFuture = Future[Any]
 NewService = Callable[..., Service]
@@ -1232,6 +1233,41 @@ def test_what_can_still_end_a_wait_for_any_is_lent_the_slot_of_the_circle(
     submit_knowing(service, parent).result(LIMIT)
     assert service.block_till_done(LIMIT)
     assert order == ["child", "other child", "parent", "child ends"]
+
+
+def test_a_slot_that_comes_back_to_a_lender_that_has_another_is_for_what_is_queued(
+    new_service: NewService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. A body that has lent its slot goes on, and asks for one; 2. it is given the one
+    that is free, before what is queued; 3. its own comes back; 4. it lets go of the lend."""
+    service, another = new_service(2), Future[None]()
+    hold, lent, end = threading.Event(), threading.Event(), threading.Event()
+    started = threading.Event()
+    lend_abandoned = Lend.abandon
+
+    def abandon(lend: Lend) -> None:
+        service.submit(started.set)
+        end.set()
+        while not lend.ended:
+            time.sleep(0.001)
+        lend_abandoned(lend)
+
+    def borrower() -> None:
+        lent.set()
+        end.wait(LIMIT)
+
+    def lender() -> bool:
+        boundedexec.wait([service.submit(borrower), another], return_when=FIRST_COMPLETED)
+        return started.wait(LIMIT)
+
+    monkeypatch.setattr(Lend, "abandon", abandon)
+    holding_the_other_slot = service.submit(hold.wait, LIMIT)
+    outcome = service.submit(lender)
+    assert lent.wait(LIMIT)
+    hold.set()
+    holding_the_other_slot.result(LIMIT)
+    another.set_result(None)
+    assert outcome.result(LIMIT)
 
 
 def test_a_body_that_yielded_its_slot_is_told_of_a_circle_too(new_service: NewService) -> None:

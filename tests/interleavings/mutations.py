@@ -356,12 +356,17 @@ MUTATIONS = [
     Mutation(
         "a body that resumes does not look once it can be found",
         "slots",
-        """            # Also where others ask: whoever asked looks.
+        """            self.ask(body)
+            # Whoever asked looks, also where others ask, and where it has been given a slot
+            # by then: its own may have come back since, and be free for what is queued.
             self.dispatch_or_fail()
-            # Where there was no memory for it, nobody else would try again.
-            if body.slot is None and not (self.free and self.resumers):
+        while body.slot is None:
+            if self.free and self.resumers:
 """,
-        "            if body.slot is None:\n",
+        """            self.ask(body)
+        while body.slot is None:
+            if False:
+""",
         "two_resume_beside_an_end",
     ),
     Mutation(
@@ -500,6 +505,27 @@ MUTATIONS = [
             body.slots.ask(body)
 """,
         "a_lender_goes_on_before_what_is_queued",
+    ),
+    Mutation(
+        "a body that asked and was given a slot does not look",
+        "slots",
+        "        if body.slot is None or body.asked:\n",
+        "        if body.slot is None:\n",
+        "a_lender_goes_on_with_another_slot",
+    ),
+    Mutation(
+        "who waits for all is not told of what failed for want of a thread",
+        "slots",
+        """            self.away.discard(mark)
+            self.check_idle()
+        except BaseException:
+            self.away.discard(mark)
+""",
+        """            self.away.discard(mark)
+        except BaseException:
+            self.away.discard(mark)
+""",
+        "starts_that_fail_beside_block_till_done",
     ),
     Mutation(
         "a lend has ended before the slot is back",

@@ -565,6 +565,28 @@ def a_lender_goes_on_beside_block_till_done(world: World) -> None:
     assert sorted(world.ended) == ["inner", "other", "outer"], "it returned early"
 
 
+@scenario(1)
+def a_lender_goes_on_with_another_slot(world: World) -> None:
+    """It is given a slot that is free while its own comes back: what is queued starts."""
+    service = world.service(2)
+    running, told, started = Gate(), Gate(), Gate()
+    bare = world.package.futures.Future()
+
+    def outer() -> None:
+        inner = world.accept(service.submit(world.body("inner", running.open)))
+        waiting = world.package.waiting._WaitForSeveral([inner, bare], "FIRST_COMPLETED")
+        world.without_slot(waiting.block_once)
+        started.wait()
+
+    other = world.accept(service.submit(world.body("other", told.wait)))
+    world.accept(service.submit(world.body("outer", outer)))
+    running.wait()
+    told.open()
+    other.result()
+    bare.set_result(None)
+    world.accept(service.submit(world.body("late", started.open)))
+
+
 @scenario(2)
 def two_wait_in_a_circle(world: World) -> None:
     """Two bodies wait for each other: one is told so, and nobody hangs."""
@@ -596,6 +618,23 @@ def a_start_that_fails(world: World) -> None:
     world.package.fails_to_start = lambda: True
     world.accept(service.submit(world.body("second")))
     gate.open()
+
+
+@scenario(2)
+def starts_that_fail_beside_block_till_done(world: World) -> None:
+    """Two submit where no thread can be started, and one relies on the other's."""
+    service = world.service()
+    world.package.fails_to_start = lambda: True
+
+    def submit() -> None:
+        try:
+            service.submit(lambda: None)
+        except RuntimeError as error:
+            assert str(error) == "can't start new thread"
+
+    for name in "first", "second":
+        world.thread(submit, name)
+    assert service.block_till_done()
 
 
 @scenario(3)
