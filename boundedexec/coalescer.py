@@ -34,11 +34,14 @@ import weakref
 from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from .futures import CANCELLATION, PENDING, Failure, Future, current, keep_unreported, name_of
 from .service import Service
 from .waiting import hold, let_go
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 __all__ = ["Coalescer"]
 
@@ -56,13 +59,9 @@ class _Call(NamedTuple):
     context: Context
 
 
-class _Work:
-    """What one submit asked for. Told from others by identity, also once it is empty."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: _Call) -> None:
-        self.call: _Call | None = call
+#: What one submit asked for, until it is taken out, which is a single step. Told from
+#: others by identity, also once it is empty.
+_Work: TypeAlias = list[_Call]
 
 
 #: In `links`: the run was cancelled; it is over; nothing can follow it.
@@ -127,11 +126,15 @@ class _Run(Generic[K]):
         """Close the run; what it executes, None if it was cancelled or settled before."""
         self.closing = True
         work = self.links.setdefault("work", self.latest)
-        if not isinstance(work, _Work) or work.call is None:
+        if not _is_work(work):
             return None
         # Nothing of it stays but its identity, by which its submit may be about to
-        # learn that it has joined.
-        call, work.call = work.call, None
+        # learn that it has joined. Taken by one of two: the body, and a submit that was
+        # interrupted when it may have begun.
+        try:
+            call = work.pop()
+        except IndexError:
+            return None
         self.latest = None
         self.name = name_of(call.fn)
         return call
@@ -141,7 +144,7 @@ class _Run(Generic[K]):
         not, none ever will."""
         if self.coalescer._by_callbacks or self.settle() is not None:
             return False
-        return isinstance(self.links["work"], _Work)
+        return _is_work(self.links["work"])
 
     def hold_by_inner(self) -> None:
         """Say what its future waits for, from when it was handed over until it is over."""
@@ -245,6 +248,10 @@ class _Run(Generic[K]):
         self.future._call_back()
 
 
+def _is_work(work: object) -> TypeIs[_Work]:
+    return isinstance(work, list)
+
+
 def _may_hold_a_lock(inner: concurrent.futures.Future[Any]) -> bool:
     """Whether the stdlib's pools may be calling back under the lock of their `submit`:
     they cancel and break under it."""
@@ -284,7 +291,7 @@ class _RunFuture(Future[Any]):
             work = run.links.setdefault("work", _CANCELLED)
             if work is not _CANCELLED:
                 # Started; but another executor to which it was handed may still be able to.
-                taken = isinstance(work, _Work) and work.call is None
+                taken = _is_work(work) and not work
                 return taken and inner is not None and inner.cancel()
             self._withdraw(run)
         except BaseException:
@@ -383,7 +390,7 @@ class Coalescer(Generic[K]):
             slots = service._slots
             if slots.refusal is not None and slots.refuses():
                 raise slots.refusal()
-        work = _Work(_Call(fn, args, kwargs, copy_context()))
+        work = [_Call(fn, args, kwargs, copy_context())]
         # The common case, in which nothing need be made.
         line: Any = self._runs.get(key)
         while line is not None and line is not _OVER:
@@ -546,8 +553,7 @@ class Coalescer(Generic[K]):
             submit = self._executor.submit
             inner = call.context.copy().run(submit, call.fn, *call.args, **call.kwargs)
         else:
-            latest = run.latest
-            call = None if latest is None else latest.call
+            call = next(iter(run.latest or ()), None)
             if run.was_cancelled() or call is None:
                 return None
             slots = self._service._slots

@@ -482,15 +482,23 @@ class Future(concurrent.futures.Future[T]):
             return self.cancelled()
         # One for each who cancels: the first may be at the callbacks when another is over.
         mark = object()
+        claimed = False
         try:
             # Outstanding until the callbacks have run, though no longer queued.
             owner.away.add(mark)
-            cancelled = self._cancel(owner)
+            try:
+                del self._fn
+                claimed = True  # No signal is looked for in between.
+            except AttributeError:
+                pass
+            if claimed or self._is_being_cancelled(owner):
+                self._cancel(owner)
+            cancelled = self.cancelled()
             owner.away.discard(mark)
             owner.check_idle()
         except BaseException:
             # A Ctrl-C: who has the claim and did not come further never will.
-            if not hasattr(self, "_fn") and self._is_being_cancelled(owner):
+            if claimed:
                 self._become_cancelled()
             elif self._failure is CANCELLATION and self._watch is not None:
                 self._settle()
@@ -499,21 +507,18 @@ class Future(concurrent.futures.Future[T]):
             raise
         return cancelled
 
-    def _cancel(self, owner: Owner) -> bool:
-        if not self._claim() and not self._is_being_cancelled(owner):
-            return self.cancelled()
+    def _cancel(self, owner: Owner) -> None:
         if self._watch is None:
             self._become_cancelled()
-        else:
-            before = current.cancelling
-            try:
-                current.cancelling = owner
-                self._become_cancelled()
-                current.cancelling = before
-            except BaseException:
-                current.cancelling = before
-                raise
-        return True
+            return
+        before = current.cancelling
+        try:
+            current.cancelling = owner
+            self._become_cancelled()
+            current.cancelling = before
+        except BaseException:
+            current.cancelling = before
+            raise
 
     def _is_being_cancelled(self, owner: Owner) -> bool:
         """Whether another `cancel` has the claim and has not come further.

@@ -31,6 +31,7 @@ from conftest import Starts
 
 import boundedexec
 from boundedexec import BrokenThreadPool, Coalescer, Service
+from boundedexec.slots import Slots
 
 PACKAGE = str(Path(boundedexec.__file__).parent)
 
@@ -278,7 +279,18 @@ def test_ctrl_c_in_block_till_done_loses_nothing(held: int) -> None:
     assert sweep(round_) > 10
 
 
-def test_ctrl_c_in_cancel_leaves_no_future_unresolved() -> None:
+def executes(_slots: object, _future: object) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropped"])
+def test_ctrl_c_in_cancel_leaves_no_future_unresolved(
+    dropped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dropped:
+        # As while a worker that has reached it finds that it was claimed.
+        monkeypatch.setattr(Slots, "executes", executes)
+
     def round_(ctrl_c: CtrlC) -> None:
         called: list[object] = []
         with sound(1) as (service, ledger):
@@ -578,7 +590,7 @@ STORM = """
 import faulthandler, random, signal, sys, threading, traceback
 from boundedexec import Coalescer, Service
 
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(40, exit=True)
 seed, rounds = int(sys.argv[1]), int(sys.argv[2])
 chance = random.Random(seed)
 landed = 0
@@ -648,7 +660,7 @@ def storm(seed: int, rounds: int) -> int:
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=50,
     )
     assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
     return int(done.stdout.split()[-1])

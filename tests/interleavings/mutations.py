@@ -548,9 +548,16 @@ MUTATIONS = [
     Mutation(
         "a submit does not see that its work was taken",
         "coalescer",
-        "        call, work.call = work.call, None\n",
-        '        call, self.links["work"] = work.call, _GONE\n',
+        "            call = work.pop()\n",
+        '            call, self.links["work"] = work.pop(), _GONE\n',
         "coalesced_beside_an_end",
+    ),
+    Mutation(
+        "what a run executes is taken in two steps",
+        "coalescer",
+        "            call = work.pop()\n",
+        "            call = work.copy()[0]\n            work.clear()\n",
+        "coalesced_interrupted_beside_its_run",
     ),
     Mutation(
         "a run is started and nobody is told that it closes",

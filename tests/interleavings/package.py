@@ -86,7 +86,8 @@ class Package:
         self.waiting = rooms["waiting"]
         self.slots = rooms["slots"]
         self.Service = rooms["service"].Service
-        self.Coalescer = rooms["coalescer"].Coalescer
+        self.coalescer = rooms["coalescer"]
+        self.Coalescer = self.coalescer.Coalescer
 
     def _start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:
         run = Run.current

@@ -704,6 +704,34 @@ def _two_submit(world: World, coalescer: Any, before: Any = None) -> None:
     world.after.append(check)
 
 
+@scenario()
+def coalesced_interrupted_beside_its_run(world: World) -> None:
+    """A Ctrl-C comes to a submit that has handed its run over: the run executes, or has
+    failed, and not both."""
+    futures: list[Any] = []
+
+    def hold_by_inner(run: Any) -> None:
+        futures.append(run.future)
+        raise KeyboardInterrupt
+
+    coalescer = world.package.Coalescer(world.service())
+    world.package.coalescer._Run.hold_by_inner = hold_by_inner
+    try:
+        coalescer.submit("key", world.body("body"))
+    except KeyboardInterrupt:
+        pass
+
+    def check() -> None:
+        (future,) = futures
+        assert future.done()
+        assert ("body" in world.ran) == (future._failure is None), "executed, and failed"
+        if future._failure is not None:
+            future._failure.asked = True
+        assert len(coalescer) == 0
+
+    world.after.append(check)
+
+
 @scenario(2)
 def coalesced_join_beside_block_till_done(world: World) -> None:
     """Who joins a run that another is just handing over has something outstanding."""
