@@ -195,9 +195,11 @@ MUTATIONS = [
         "what is being cancelled is not outstanding",
         "futures",
         """            owner.away.add(mark)
-            cancelled = self._cancel(owner)
+            try:
+                del self._fn
 """,
-        """            cancelled = self._cancel(owner)
+        """            try:
+                del self._fn
 """,
         "block_till_done_beside_a_cancel",
     ),
