@@ -642,31 +642,40 @@ def _lend(start: _Node) -> None:
 
 
 def _lend_where_stuck(start: _Node) -> None:
-    """Where queues wait for each other's slots, lend one.
+    """Where queues wait for each other's slots, lend until `start` can end.
 
     Each of two services may be full of bodies that wait for what is queued on the
     other. No body is on a way from itself to its own service's queue, and nothing is
-    a circle of bodies; but a slot of either, lent, sets both going.
+    a circle of bodies; but a slot of either, lent, sets both going. `start` may wait
+    for several such at once.
     """
-    leads, can_end = _explore(start, past_queues=True)
-    if start in can_end:
-        return
+    while True:
+        leads, can_end = _explore(start, past_queues=True)
+        if start in can_end or not _lend_one(leads, can_end):
+            return
+
+
+def _lend_one(leads: dict[_Place, list[_Place]], can_end: set[_Place]) -> bool:
+    """Lend one slot to what cannot end; whether there was one."""
     for node in leads:
         if node in can_end or not isinstance(node, _Node):
             continue
         for future in node.pending:
             slots = _slots_wanted_by(future)
-            for waiting in leads.get(slots, ()) if slots is not None else ():
+            if slots is None or slots in can_end:
+                continue
+            for waiting in leads.get(slots, ()):
                 if isinstance(waiting, _Node) and _can_give(waiting, slots):
                     assert waiting.body is not None
-                    _lend_to(waiting.body, future)
-                    return
+                    if _lend_to(waiting.body, future):
+                        return True
+    return False
 
 
 def _lend_along(start: _Node) -> bool:
     """Give the slots of bodies that wait along with `start` to what they wait for.
 
-    Returns whether there was one to give.
+    Returns whether that of `start` itself was given: it decides again when that is back.
     """
     lent = False
     came_from: dict[_Node, _Node | None] = {start: None}
@@ -679,8 +688,7 @@ def _lend_along(start: _Node) -> bool:
             if queued._owner not in without:
                 giver = _giver(queued._owner, waiting, came_from)
                 if giver is not None:
-                    _lend_to(giver, queued)
-                    lent = True
+                    lent |= _lend_to(giver, queued) and giver is start.body
                     continue
                 without.add(queued._owner)
             if len(without) == len(waiting.owners):
@@ -690,8 +698,7 @@ def _lend_along(start: _Node) -> bool:
             if body is not None and future in waiting.pending:
                 giver = _giver(body.slots, waiting, came_from)
                 if giver is not None:
-                    _lend_to(giver, future)
-                    lent = True
+                    lent |= _lend_to(giver, future) and giver is start.body
         for other in _leads(waiting, past_queues=False)[0]:
             if isinstance(other, _Node) and other not in came_from:
                 came_from[other] = waiting

@@ -26,11 +26,11 @@ from concurrent.futures import (
 from typing import Any, NoReturn
 
 import pytest
-from conftest import LIMIT, Starts, holding
+from conftest import LIMIT, Starts, holding, wait_until
 
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Service, ThreadPoolExecutor
-from boundedexec.waiting import Lend
+from boundedexec.waiting import Body, Lend, found_slot
 
 AnyFuture = Future[Any]
 NewService = Callable[..., Service]
@@ -1268,6 +1268,54 @@ def test_a_slot_that_comes_back_to_a_lender_that_has_another_is_for_what_is_queu
     holding_the_other_slot.result(LIMIT)
     another.set_result(None)
     assert outcome.result(LIMIT)
+
+
+def test_queues_in_a_circle_are_set_going_beside_what_has_its_slot_already(
+    new_service: NewService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait that closes the circle is also for a body that resumes, which was given a
+    slot just now and is not awake yet; and a body that waits could lend it another."""
+    waits, resumes = dict[object, object](), dict[object, object]()
+    monkeypatch.setattr(boundedexec.waiting, "_waits", waits)
+    monkeypatch.setattr(boundedexec.waiting, "_resuming", resumes)
+    given, awake = threading.Event(), threading.Event()
+
+    def found_late(body: Body) -> None:
+        given.set()
+        awake.wait(LIMIT)
+        found_slot(body)
+
+    one, other, third, apart = (new_service(n) for n in (1, 1, 1, 2))
+    gates = [threading.Event() for _ in range(3)]
+    bare = Future[None]()
+    lender = apart.submit(lambda: boundedexec.wait([bare]))
+    resuming = apart.submit(lambda: apart.yield_slot(gates[0].wait, LIMIT))
+    filler = apart.submit(gates[1].wait, LIMIT)
+
+    def close() -> object:
+        gates[2].wait(LIMIT)
+        return boundedexec.wait(set[AnyFuture]([resuming, middle]))
+
+    closing = one.submit(close)
+    behind_closing = one.submit(int, "5")
+    blocking = other.submit(behind_closing.result)
+    behind_blocking = other.submit(int, "6")
+    middle = third.submit(behind_blocking.result)
+    wait_until(lambda: len(waits) == 3 and filler.running())
+    monkeypatch.setattr("boundedexec.slots.found_slot", found_late)
+    gates[0].set()
+    wait_until(lambda: len(resumes) == 1)
+    gates[1].set()
+    assert given.wait(LIMIT)
+    gates[2].set()
+    try:
+        assert middle.result(LIMIT / 2) == 6
+    finally:
+        awake.set()
+        bare.set_result(None)
+    closing.result(LIMIT)
+    assert blocking.result(LIMIT) == 5
+    lender.result(LIMIT)
 
 
 def test_a_body_that_yielded_its_slot_is_told_of_a_circle_too(new_service: NewService) -> None:
