@@ -69,20 +69,11 @@ MUTATIONS = [
     Mutation(
         "the claim is two steps, in `cancel`",
         "futures",
-        """            fn = self._fn
-            del self._fn
-        except AttributeError:
-            return None
-        return fn
+        """                del self._fn
+                claimed = True  # No signal is looked for in between.
 """,
-        """            fn = self._fn
-        except AttributeError:
-            return None
-        try:
-            del self._fn
-        except AttributeError:
-            pass
-        return fn
+        """                claimed = hasattr(self, "_fn")
+                del self._fn
 """,
         "cancel_beside_a_start",
     ),
