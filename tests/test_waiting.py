@@ -1248,8 +1248,7 @@ def test_a_slot_that_comes_back_to_a_lender_that_has_another_is_for_what_is_queu
     def abandon(lend: Lend) -> None:
         service.submit(started.set)
         end.set()
-        while not lend.ended:
-            time.sleep(0.001)
+        wait_until(lambda: lend.ended)
         lend_abandoned(lend)
 
     def borrower() -> None:
