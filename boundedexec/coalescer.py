@@ -146,14 +146,29 @@ class _Run(Generic[K]):
             return False
         return _is_work(self.links["work"])
 
-    def hold_by_inner(self) -> None:
-        """Say what its future waits for, from when it was handed over until it is over."""
-        assert self.inner is not None
-        hold(self.future, self.inner)
-        if self.executing is not None:
-            # By name, for the body may have held just after that, over it.
-            let_go(self.future, self.inner)
-            hold(self.future, self.executing)
+    def hold(self, before: _Run[K] | None = None) -> None:
+        """Say what its future waits for, until it is over: for what executes it, else for
+        what the executor returned, else for the run `before` it.
+
+        Of two holds at once one loses its entry, and whose that is may not be so any more.
+        So whoever has held looks again: who came in between had stored what it holds by
+        before that. What has lost its entry is let go by name, here or at the end.
+        """
+        held: concurrent.futures.Future[Any] | None = None
+        other: concurrent.futures.Future[Any] | None
+        while True:
+            if self.executing is not None:
+                other = self.executing
+            elif self.inner is not None:
+                other = self.inner
+            else:
+                other = None if before is None else before.future
+            if other is None or other is held:
+                return
+            if held is not None:
+                let_go(self.future, held)
+            hold(self.future, other)
+            held = other
 
     def was_cancelled(self) -> bool:
         return self.links.get("work") is _CANCELLED
@@ -164,7 +179,7 @@ class _Run(Generic[K]):
         if body is not None and body.future is not None:
             # Not always what `submit` returned: a subclass may wrap it.
             self.executing = body.future
-            hold(self.future, body.future)
+            self.hold()
         if self.coalescer._by_callbacks:
             # May be called again, by a `submit` that wraps it in a retry.
             call = self.again = self.again or self.settle()
@@ -336,8 +351,8 @@ class _RunFuture(Future[Any]):
         self._result = result
         self._failure = failure
         self._finish()
-        # Over, and only then let go, see `hold`.
-        let_go(self)
+        # Over, and only then let go, see `hold`. By name, see `_Run.hold`.
+        let_go(self, run.inner, run.executing)
         # Who keeps the future keeps nothing of the run, and the run not the future.
         self._run = None
 
@@ -423,8 +438,11 @@ class Coalescer(Generic[K]):
         if line is run and run.inner is None and not run.future.done():
             self._hand_over(run, owed=True)
             return
+        before: _Run[K] | None = None
         while line is not None and line is not _OVER and line is not run:
-            line = line.links.get("next")
+            before, line = line, line.links.get("next")
+        if line is run:
+            run.hold(before)
         if line is not run or run.inner is not None:
             self._queued_or_gone(run)
 
@@ -441,12 +459,7 @@ class Coalescer(Generic[K]):
                 return line, False
             following: Any = line.links.setdefault("next", run)
             if following is run:
-                hold(run.future, line.future)
-                # Held, so look: it may have been handed over before, and be held by what
-                # the executor returned.
-                if run.inner is not None:
-                    let_go(run.future, line.future)
-                    run.hold_by_inner()
+                run.hold(line)
                 return run, False
             if following is _OVER:
                 # It is not in `_runs` any more: whoever is over leaves it first.
@@ -566,7 +579,7 @@ class Coalescer(Generic[K]):
                 current.admitted = before
             keep_unreported(inner)
         run.inner = inner
-        run.hold_by_inner()
+        run.hold()
         if run.was_cancelled():
             inner.cancel()
         return inner

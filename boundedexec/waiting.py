@@ -849,10 +849,12 @@ def found_slot(body: Body) -> None:
 
 def hold(future: AnyFuture, other: AnyFuture) -> None:
     """Say that `future` cannot be over before `other` is. Takes no lock."""
+    node = _Node({other: None})
     let_go(future)
-    # In this order, for `let_go` finds the way back by what it takes out of `_holds`.
+    # In this order, for `let_go` finds the way back by what it takes out of `_holds`; and
+    # no signal is looked for in between.
     _held_up[other] = future
-    _holds[future] = _Node({other: None})
+    _holds[future] = node
     if future.done():
         # It was over before it was held: nobody else lets it go. Who ends it from now on
         # does so afterwards.
@@ -871,11 +873,12 @@ def hold(future: AnyFuture, other: AnyFuture) -> None:
             waiting.wake()
 
 
-def let_go(future: AnyFuture, *others: AnyFuture) -> None:
+def let_go(future: AnyFuture, *others: AnyFuture | None) -> None:
     """Undo `hold`, by whichever of `others` it may have been. Takes no lock."""
     node = _holds.pop(future, None)
     for other in others if node is None else (*others, *node.pending):
-        _held_up.pop(other, None)
+        if other is not None:
+            _held_up.pop(other, None)
 
 
 def _forget_all() -> None:

@@ -1999,6 +1999,58 @@ def test_a_body_and_its_submit_that_tell_what_its_run_waits_for_at_once_leave_no
     assert (ways, holds) == ({}, {})
 
 
+def test_a_rerun_that_executes_while_it_is_entered_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1. A submit is half through saying that its re-run waits for the run before; 2. that
+    ends and hands it over, and its body is half through saying that it waits for this;
+    3. the submit says the rest; 4. the body does, over that; 5. the executor returns."""
+    main = threading.current_thread()
+    began, release, submitted = (threading.Event() for _ in range(3))
+    body_came, submit_said, body_said = (threading.Event() for _ in range(3))
+
+    class Ways(dict[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            super().__setitem__(key, value)
+            if threading.current_thread() is main:
+                release.set()
+                assert body_came.wait(LIMIT)
+            elif not body_came.is_set():
+                body_came.set()
+                assert submit_said.wait(LIMIT)
+
+    class Holds(dict[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            super().__setitem__(key, value)
+            if threading.current_thread() is main:
+                submit_said.set()
+                assert body_said.wait(LIMIT)
+            else:
+                body_said.set()
+
+    def run() -> bool:
+        began.set()
+        return release.wait(LIMIT)
+
+    def returned(_: object) -> None:
+        assert submitted.wait(LIMIT)
+
+    with Service(2) as service:
+        coalescer = Coalescer[str](service)
+        coalescer.submit("key", run)
+        assert began.wait(LIMIT)
+        ways, holds = Ways(), Holds()
+        monkeypatch.setattr(boundedexec.waiting, "_held_up", ways)
+        monkeypatch.setattr(boundedexec.waiting, "_holds", holds)
+        monkeypatch.setattr(boundedexec.coalescer, "keep_unreported", returned)
+        rerun = coalescer.submit("key", submitted.wait, LIMIT)
+        submitted.set()
+        assert rerun.result(LIMIT)
+        assert service.block_till_done(LIMIT)
+    assert body_said.is_set()
+    assert (ways, holds) == ({}, {})
+
+
 def test_keys_that_are_done_leave_nothing_however_many() -> None:
     with Service(2) as service:
         coalescer = Coalescer[int](service)
@@ -2126,14 +2178,17 @@ def test_a_submit_that_is_interrupted_once_its_run_has_begun_leaves_the_run_alon
         at_once.remove(number)
         return len(at_once)
 
-    def interrupted(*_: object) -> NoReturn:
-        monkeypatch.undo()
-        assert begun.wait(LIMIT)
-        raise KeyboardInterrupt
+    main = threading.current_thread()
+
+    def interrupted(*_: object) -> None:
+        if threading.current_thread() is main:
+            monkeypatch.undo()
+            assert begun.wait(LIMIT)
+            raise KeyboardInterrupt
 
     with Service(2) as service:
         coalescer = Coalescer[str](service)
-        monkeypatch.setattr("boundedexec.coalescer._Run.hold_by_inner", interrupted)
+        monkeypatch.setattr("boundedexec.coalescer._Run.hold", interrupted)
         with pytest.raises(KeyboardInterrupt):
             coalescer.submit("key", body, 1)
         assert "key" in coalescer

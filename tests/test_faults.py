@@ -30,7 +30,7 @@ import pytest
 from conftest import Starts
 
 import boundedexec
-from boundedexec import BrokenThreadPool, Coalescer, Service
+from boundedexec import BrokenThreadPool, Coalescer, DeadlockError, Service
 from boundedexec.slots import Slots
 
 PACKAGE = str(Path(boundedexec.__file__).parent)
@@ -446,6 +446,31 @@ def test_ctrl_c_in_a_coalescers_submit_loses_nothing() -> None:
                 coalescer.submit("a", int)
             last = coalescer.submit("a", int, "3")
             assert last.result(LIMIT) == 3
+            assert service.block_till_done(LIMIT)
+            assert len(coalescer) == 0
+
+    assert sweep(round_) > 10
+
+
+def test_ctrl_c_in_the_submit_of_a_rerun_leaves_it_held_up() -> None:
+    """A run that waits for it is told that it waits for itself, and does not hang."""
+
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(1) as (service, _):
+            coalescer: Coalescer[str] = Coalescer(service)
+            started, release = threading.Event(), threading.Event()
+
+            def run() -> None:
+                started.set()
+                release.wait(LIMIT)
+                coalescer.submit("a", int).result()
+
+            first = coalescer.submit("a", run)
+            assert started.wait(LIMIT)
+            with interrupted(ctrl_c):
+                coalescer.submit("a", int)
+            release.set()
+            assert isinstance(first.exception(LIMIT), DeadlockError)
             assert service.block_till_done(LIMIT)
             assert len(coalescer) == 0
 

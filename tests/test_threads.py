@@ -88,7 +88,9 @@ def test_threads_are_reused_while_they_idle() -> None:
             for _ in range(50):
                 threads.add(service.submit(current_thread).result(LIMIT))
                 assert service.block_till_done(LIMIT)
-            assert len(threads) == 1
+            # Not always one: a thread that has just freed its slot looks into the queue,
+            # and may wake another for what its submitter has woken this very thread for.
+            assert len(threads) <= 4
 
 
 @pytest.mark.parametrize("idle_timeout", [None, 10.0])

@@ -607,8 +607,8 @@ MUTATIONS = [
         "a run is let go before it is over",
         "coalescer",
         """        self._finish()
-        # Over, and only then let go, see `hold`.
-        let_go(self)
+        # Over, and only then let go, see `hold`. By name, see `_Run.hold`.
+        let_go(self, run.inner, run.executing)
 """,
         """        let_go(self)
         self._finish()
@@ -618,12 +618,36 @@ MUTATIONS = [
     Mutation(
         "a re-run that is held is not looked at again",
         "coalescer",
-        """                if run.inner is not None:
-                    let_go(run.future, line.future)
-                    run.hold_by_inner()
+        """            hold(self.future, other)
+            held = other
 """,
-        "",
+        """            hold(self.future, other)
+            return
+""",
         "coalesced_wait_beside_an_end",
+    ),
+    Mutation(
+        "a re-run that is held is looked at again only once it was handed over",
+        "coalescer",
+        "            if other is None or other is held:\n",
+        "            if other is None or other is held or (held and self.inner is None):\n",
+        "held_by_three_at_once",
+    ),
+    Mutation(
+        "what held a run before is not let go by name",
+        "coalescer",
+        """                let_go(self.future, held)
+            hold(""",
+        """                let_go(self.future)
+            hold(""",
+        "held_by_three_at_once",
+    ),
+    Mutation(
+        "what held a run is not let go by name at its end",
+        "coalescer",
+        "let_go(self, run.inner, run.executing)",
+        "let_go(self)",
+        "held_by_three_beside_its_end",
     ),
     Mutation(
         "what is over already is held for ever",

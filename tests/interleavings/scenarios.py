@@ -710,12 +710,17 @@ def coalesced_interrupted_beside_its_run(world: World) -> None:
     failed, and not both."""
     futures: list[Any] = []
 
-    def hold_by_inner(run: Any) -> None:
+    coalescer = world.package.Coalescer(world.service())
+    give = coalescer._give
+
+    def interrupted(run: Any, owed: bool) -> Any:
+        inner = give(run, owed)
+        if owed:
+            return inner
         futures.append(run.future)
         raise KeyboardInterrupt
 
-    coalescer = world.package.Coalescer(world.service())
-    world.package.coalescer._Run.hold_by_inner = hold_by_inner
+    coalescer._give = interrupted
     try:
         coalescer.submit("key", world.body("body"))
     except KeyboardInterrupt:
@@ -796,6 +801,53 @@ def coalesced_wait_beside_an_end(world: World) -> None:
     world.accept(coalescer.submit("key", world.body("first", go.wait)))
     world.accept(service.submit(world.body("waiting", wait)))
     world.accept(service.submit(world.body("blocking", over.wait)))
+
+
+@scenario(3)
+def held_by_three_at_once(world: World) -> None:
+    """A re-run is entered while one worker hands it over and another executes it: it is
+    held by what executes it, and no more by the run before."""
+    before, run, executing, over = _held_by_three(world)
+    for gate in over:
+        gate.wait()
+    _same(world.package.waiting._holds[run.future].pending, {executing: None})
+    ways = world.package.waiting._held_up
+    assert ways[executing] is run.future
+    assert before.future not in ways, "held by what is over"
+    run.future._conclude(None, None)
+
+
+@scenario(3)
+def held_by_three_beside_its_end(world: World) -> None:
+    """The same, and it is over meanwhile: it is held by nothing."""
+    _held_by_three(world, ends=True)
+
+
+def _held_by_three(world: World, *, ends: bool = False) -> tuple[Any, Any, Any, list[Gate]]:
+    """Hold a re-run as three threads do; the run before, the re-run, what executes it, and
+    when the other two have done so."""
+    room = world.package.coalescer
+    coalescer = room.Coalescer(world.service())
+    before, run = (room._Run(coalescer, "key", []) for _ in range(2))
+    inner, executing = (world.package.futures.Future() for _ in range(2))
+    over = [Gate(), Gate()]
+
+    def hand_over() -> None:
+        run.inner = inner
+        run.hold()
+        over[0].open()
+
+    def execute() -> None:
+        run.executing = executing
+        run.hold()
+        if ends:
+            run.future._conclude(None, None)
+        over[1].open()
+
+    world.thread(hand_over, "hander")
+    world.thread(execute, "executor")
+    run.hold(before)
+    return before, run, executing, over
 
 
 @scenario()
