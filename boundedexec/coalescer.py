@@ -5,13 +5,14 @@ each is linked from the one before. A submit walks along the line and joins the
 first run that has not started; where there is none it adds one. When a run is over
 the next one is handed to the executor.
 
-No lock is held anywhere, least of all over the executor's `submit`, which may run
-the callable, block, or be interrupted by a submit for the same key. Each run has a
-dictionary `links` instead, in which `dict.setdefault`, one step in C, settles once
-and for all:
+No lock is held while anything of the user's is called, least of all the executor's
+`submit`, which may run the callable, block, or be interrupted by a submit for the same
+key. Each run has a dictionary `links` instead, in which `dict.setdefault`, one step in C,
+settles once and for all:
 
 * `"work"`: what the run executes, or that it is cancelled;
-* `"next"`: the run that follows it, or that none can, for it is over.
+* `"next"`: the run that follows it, or that none can, for it is over. Whoever finds it
+  over ends the line in its place, where that has not been done yet.
 
 How a submit joins a run that is just being started or cancelled:
 
@@ -36,7 +37,16 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
-from .futures import CANCELLATION, PENDING, Failure, Future, current, keep_unreported, name_of
+from .futures import (
+    CANCELLATION,
+    PENDING,
+    Failure,
+    Future,
+    current,
+    holding,
+    keep_unreported,
+    name_of,
+)
 from .service import Service
 from .waiting import hold, let_go
 
@@ -113,6 +123,8 @@ class _Run(Generic[K]):
         #: Its work, where the executor may call it more than once.
         self.again: _Call | None = None
         self.name = ""
+        #: What it is the first of, or was.
+        self.line: _Line[K] | None = None
 
     def join(self, work: _Work) -> bool:
         """Whether `work` belongs to this run now; False where it has started."""
@@ -361,6 +373,100 @@ class _RunFuture(Future[Any]):
             self._settle(BaseException)
 
 
+class _Line(Generic[K]):
+    """The runs of a key in flight, by the first."""
+
+    __slots__ = ("key", "hash", "first")
+
+    def __init__(self, run: _Run[K]) -> None:
+        self.key = run.key
+        self.hash = hash(run.key)
+        #: None once it is over.
+        self.first: _Run[K] | None = run
+
+
+class _Group(Generic[K]):
+    """The lines of the keys that have one hash; nearly always there is one."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        #: Replaced, never changed; None once the group is in use no more.
+        self.lines: tuple[_Line[K], ...] | None = ()
+
+    def replace(self, before: tuple[_Line[K], ...], after: tuple[_Line[K], ...]) -> bool:
+        """Have `after` for `before`; False where it is that no more."""
+        if self.lines is before:
+            # Nothing is called in between, and so no signal handler either.
+            self.lines = after
+            return True
+        return False
+
+
+class _Lines(Generic[K]):
+    """The lines of all keys in flight.
+
+    Not a dictionary by keys. Where two keys have the same hash that calls their `__eq__`;
+    meanwhile other threads go on, and signal handlers come; and a key that they have
+    entered may then be entered a second time. Here keys are compared while no lock is
+    held, and a line is added to those that its key was compared with, or not at all.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[int, _Group[K]] = {}
+        # Reentrant, as a Watch's.
+        self._lock = _thread.RLock()
+
+    def find(self, key: object) -> _Run[K] | None:
+        """The first run of a key, None where there is no line."""
+        group = self._groups.get(hash(key))
+        return None if group is None else _found(group.lines or (), key)
+
+    def enter(self, run: _Run[K]) -> _Run[K]:
+        """The first run of its key, which is `run` itself where there was no line."""
+        line = run.line = _Line(run)
+        while True:
+            group = self._groups.get(line.hash)
+            if group is None:
+                group = self._groups.setdefault(line.hash, _Group())
+            lines = group.lines
+            if lines is not None:
+                first = _found(lines, line.key)
+                if first is not None:
+                    run.line = None
+                    return first
+                if holding(self._lock, group.replace, lines, (*lines, line)):
+                    return run
+
+    def leave(self, line: _Line[K]) -> None:
+        """End a line. Harmless when repeated."""
+        holding(self._lock, self._leave, line)
+
+    def _leave(self, line: _Line[K]) -> None:
+        group = self._groups.get(line.hash)
+        while group is not None and group.lines:
+            lines = group.lines
+            others = tuple(other for other in lines if other is not line)
+            if group.replace(lines, others):
+                # Nothing is called from here on, as above. In this order, for who finds
+                # it in use no more looks for another.
+                if group.lines == ():
+                    del self._groups[line.hash]
+                    group.lines = None
+                break
+        line.first = None
+
+    def __len__(self) -> int:
+        return sum(len(group.lines or ()) for group in list(self._groups.values()))
+
+
+def _found(lines: tuple[_Line[K], ...], key: object) -> _Run[K] | None:
+    for line in lines:
+        if line.key is key or line.key == key:
+            return line.first
+    return None
+
+
 class Coalescer(Generic[K]):
     """At most one run per key in flight; what arrives meanwhile becomes one re-run.
 
@@ -382,7 +488,7 @@ class Coalescer(Generic[K]):
         #: Whether what the executor returns decides the outcome of a run; else the run
         #: does, in its body, which is sooner.
         self._by_callbacks = type(executor).submit is not Service.submit
-        self._runs: dict[K, _Run[K]] = {}
+        self._lines: _Lines[K] = _Lines()
         self._era = _Era(self._service)
         _register(self)
 
@@ -407,7 +513,7 @@ class Coalescer(Generic[K]):
                 raise slots.refusal()
         work = [_Call(fn, args, kwargs, copy_context())]
         # The common case, in which nothing need be made.
-        line: Any = self._runs.get(key)
+        line: Any = self._lines.find(key)
         while line is not None and line is not _OVER:
             if line.join(work):
                 joined: Future[T] = line.future
@@ -434,7 +540,7 @@ class Coalescer(Generic[K]):
         Where the executor may have been given the run already, it is given it again:
         only the first call of it does anything.
         """
-        line: Any = self._runs.get(run.key)
+        line: Any = self._lines.find(run.key)
         if line is run and run.inner is None and not run.future.done():
             self._hand_over(run, owed=True)
             return
@@ -446,24 +552,25 @@ class Coalescer(Generic[K]):
         if line is not run or run.inner is not None:
             self._queued_or_gone(run)
 
-    def _enter(self, run: _Run[K], work: _Work | None) -> tuple[_Run[K], bool]:
+    def _enter(self, run: _Run[K], work: _Work) -> tuple[_Run[K], bool]:
         """Join the first run of the line that has not started, else end it with `run`.
 
         Returns the run joined or entered, and whether it is the one to hand over.
-        Without `work` it enters in any case.
         """
         before: _Run[K] | None = None
-        line: _Run[K] = self._runs.setdefault(run.key, run)
+        line: _Run[K] = self._lines.enter(run)
         while line is not run:
-            if work is not None and line.join(work):
+            if line.join(work):
                 return line, False
             following: Any = line.links.setdefault("next", run)
             if following is run:
                 run.hold(line)
                 return run, False
             if following is _OVER:
-                # It is not in `_runs` any more: whoever is over leaves it first.
-                before, line = None, self._runs.setdefault(run.key, run)
+                # Whoever is over leaves, but may not have come so far.
+                assert line.line is not None
+                self._lines.leave(line.line)
+                before, line = None, self._lines.enter(run)
                 continue
             if before is not None and line.was_cancelled():
                 # Else submits that are cancelled, one after the other, would make
@@ -477,27 +584,22 @@ class Coalescer(Generic[K]):
     def _next(self, run: _Run[K]) -> _Run[K] | None:
         """Take a run that is over out of the line; return the one to hand over.
 
-        As long as a run is the first of its line, nobody else changes `_runs` there.
+        As long as a run is the first of its line, nobody else changes that.
         """
         while not self._era.lost:
             run.closing = True
             run.links.setdefault("work", _GONE)
             run.latest = run.again = None
-            following: Any = run.links.get("next")
+            following: Any = run.links.setdefault("next", _OVER)
+            line = run.line
+            if line is not None and line.first is run:  # Else it was interrupted in here.
+                if following is _OVER:
+                    self._lines.leave(line)
+                else:
+                    following.line = line
+                    line.first = following
             if following is _OVER:
                 return None
-            first = self._runs.get(run.key) is run  # Else it was interrupted in here.
-            if following is not None:
-                if first:
-                    self._runs[run.key] = following
-            else:
-                # First out of sight and then over: who finds it over must not find
-                # it again.
-                if first:
-                    self._runs.pop(run.key)
-                following = run.links.setdefault("next", _OVER)
-                if following is _OVER or not self._enter(following, None)[1]:
-                    return None
             if not following.was_cancelled():
                 found: _Run[K] = following
                 return found
@@ -596,18 +698,18 @@ class Coalescer(Generic[K]):
         return not self._by_callbacks and not inner.cancelled() and inner.exception() is None
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self._lines)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._runs
+        return self._lines.find(key) is not None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} keys={len(self._runs)} of {self._executor!r}>"
+        return f"<{type(self).__name__} keys={len(self)} of {self._executor!r}>"
 
     def _lose(self) -> None:
         """In a forked child, what was in flight is not."""
         self._era.lost = True
-        self._runs = {}
+        self._lines = _Lines()
         self._era = _Era(self._service)
 
 

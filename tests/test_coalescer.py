@@ -525,7 +525,8 @@ def test_a_key_that_was_cancelled_is_not_in_flight() -> None:
 
 
 class Key:
-    """Equal to its like, by Python code that other threads may run beside."""
+    """Equal to its like, by Python code that other threads may run beside, and with the
+    hash of all others."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -534,7 +535,65 @@ class Key:
         return isinstance(other, Key) and self.name == other.name
 
     def __hash__(self) -> int:
-        return hash(self.name) % 2
+        return 1
+
+
+class Compared(Key):
+    """Calls the next of `calls` whenever it is compared."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.calls: deque[Callable[[], object]] = deque()
+
+    def __eq__(self, other: object) -> bool:
+        if self.calls:
+            self.calls.popleft()()
+        return super().__eq__(other)
+
+    __hash__ = Key.__hash__
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_a_key_that_is_entered_while_it_is_compared_is_entered_once(elsewhere: bool) -> None:
+    """In a dictionary by keys it would be there twice: 1. a key has left a gap before
+    another with its hash; 2. it is entered, and compared with that; 3. meanwhile it is
+    entered by a signal handler or another thread, into the gap; 4. and behind the other."""
+    first_over, release = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def run(name: str) -> None:
+        ran.append(name)
+        release.wait(LIMIT)
+
+    def submit() -> None:
+        coalescer.submit(Key("a"), run, "came between")
+        wait_until(lambda: ran == ["came between"])
+
+    def come_between() -> None:
+        if elsewhere:
+            thread = threading.Thread(target=submit)
+            thread.start()
+            thread.join(LIMIT)
+        else:
+            submit()
+
+    with Service(3) as service:
+        coalescer, other = Coalescer[Key](service), Compared("b")
+        first = coalescer.submit(Key("a"), first_over.wait, LIMIT)
+        coalescer.submit(other, release.wait, LIMIT)
+        first_over.set()
+        assert first.result(LIMIT)
+        assert Key("a") not in coalescer
+        # Once as it is looked for, once as it is entered.
+        other.calls.extend([int, come_between])
+        last = coalescer.submit(Key("a"), run, "last")
+        assert not other.calls
+        assert len(coalescer) == 2
+        assert not last.running()
+        release.set()
+        assert service.block_till_done(LIMIT)
+        assert len(coalescer) == 0
+    assert ran == ["came between", "last"]
 
 
 def test_equal_keys_are_one_key(pool: Executor) -> None:
@@ -1916,50 +1975,36 @@ def test_a_callable_that_was_superseded_or_cancelled_is_kept_by_nobody(pool: Exe
     assert owed.result(LIMIT) == 0
 
 
-class Watchful:
-    """A key equal to all of its kind, that calls `called` once when it is looked up."""
+def test_a_submit_that_finds_a_run_over_need_not_wait_until_it_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main = threading.current_thread()
+    release, came, go_on = (threading.Event() for _ in range(3))
+    leave = vars(boundedexec.coalescer)["_Lines"].leave
+    ran: list[int] = []
 
-    def __init__(self) -> None:
-        self.called: Callable[[], object] = int
-        self.after = 0
+    def come_and_leave(*args: Any) -> None:
+        if threading.current_thread() is not main and not came.is_set():
+            came.set()
+            assert go_on.wait(LIMIT)
+        leave(*args)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Watchful)
-
-    def __hash__(self) -> int:
-        self.after -= 1
-        if self.after < 0:
-            called, self.called = self.called, int
-            called()
-        return 1
-
-
-def test_a_rerun_cancelled_while_it_is_put_behind_another_leaves_nothing() -> None:
-    """1. A run is over and leaves; 2. a submit, which has seen it before, is to follow it;
-    3. another submit has the key anew; 4. the re-run is entered behind that, and just
-    before it is, cancelled."""
-    first, second = Watchful(), Watchful()
-    with Service(1) as service:
-        coalescer = Coalescer[Watchful](service)
-        reruns: list[Future[int]] = []
-
-        def follow() -> None:
-            reruns.append(coalescer.submit(second, int))
-            second.called = come_between_and_cancel
-
-        def come_between_and_cancel() -> None:
-            reruns.append(coalescer.submit(Watchful(), int))
-            assert reruns[0].cancel()
-
-        with executing(coalescer, first):
-            # It is looked up, found to be the first of its line, and taken out.
-            first.after, first.called = 1, follow
+    monkeypatch.setattr("boundedexec.coalescer._Lines.leave", come_and_leave)
+    with Service(2) as service:
+        coalescer = Coalescer[str](service)
+        first = coalescer.submit("key", release.wait, LIMIT)
+        release.set()
+        assert came.wait(LIMIT)
+        futures = [coalescer.submit("key", ran.append, number) for number in range(3)]
+        concurrent.futures.wait(futures, LIMIT)
+        assert len(coalescer) == 0
+        assert not first.done()
+        go_on.set()
         assert service.block_till_done(LIMIT)
-    assert [rerun.cancelled() for rerun in reruns] == [True, False]
-    assert reruns[0] is not reruns[1]
-    rerun = weakref.ref(reruns[0])
-    reruns.clear()
-    assert gone(rerun)
+        assert len(coalescer) == 0
+    assert first.done()
+    assert ran == sorted(ran)
+    assert ran[-1] == 2
 
 
 def test_a_body_and_its_submit_that_tell_what_its_run_waits_for_at_once_leave_nothing(

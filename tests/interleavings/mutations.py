@@ -574,17 +574,49 @@ MUTATIONS = [
         "coalesced_beside_a_cancel",
     ),
     Mutation(
-        "a run is over before it is out of sight",
+        "a run that is over does not leave",
         "coalescer",
-        """                if first:
-                    self._runs.pop(run.key)
-                following = run.links.setdefault("next", _OVER)
-                if following is _OVER or""",
-        """                following = run.links.setdefault("next", _OVER)
-                if first:
-                    self._runs.pop(run.key)
-                if following is _OVER or""",
+        """                if following is _OVER:
+                    self._lines.leave(line)
+                else:
+""",
+        """                if following is not _OVER:
+""",
         "coalesced_by_two",
+    ),
+    Mutation(
+        "a run is over, or is followed, in two steps",
+        "coalescer",
+        """            following: Any = run.links.setdefault("next", _OVER)
+            line = run.line
+""",
+        """            following: Any = run.links.get("next") or _OVER
+            run.links["next"] = following
+            line = run.line
+""",
+        "coalesced_by_two_while_it_runs",
+    ),
+    Mutation(
+        "a line is added whichever were added while keys were compared",
+        "coalescer",
+        """                if holding(self._lock, group.replace, lines, (*lines, line)):
+                    return run
+""",
+        """                while not holding(self._lock, group.replace, lines, (*lines, line)):
+                    lines = group.lines or ()
+                return run
+""",
+        "entered_by_two_beside_an_equal_hash",
+    ),
+    Mutation(
+        "a line is added to a group that is in use no more",
+        "coalescer",
+        """                    del self._groups[line.hash]
+                    group.lines = None
+""",
+        """                    del self._groups[line.hash]
+""",
+        "entered_by_two_beside_an_equal_hash",
     ),
     Mutation(
         "what follows a run is linked in two steps",

@@ -653,6 +653,20 @@ def coalesced_beside_an_end(world: World) -> None:
     world.after.append(check)
 
 
+@scenario(3)
+def coalesced_twice_beside_an_end(world: World) -> None:
+    """A key that executes is submitted twice by one thread: what came last runs last."""
+    service, coalescer, _ = _executing(world)
+    futures = [
+        world.accept(coalescer.submit("key", world.body(name, partial(str, name))))
+        for name in ("second", "third")
+    ]
+    assert service.block_till_done()
+    declare(world)
+    assert world.ended in (["first", "third"], ["first", "second", "third"])
+    assert futures[1]._result == "third"
+
+
 @scenario(2)
 def coalesced_by_two(world: World) -> None:
     """Two threads submit the same key: each is given a run that starts later."""
@@ -676,6 +690,40 @@ def _executing(world: World) -> tuple[Any, Any, Any]:
     first = world.accept(coalescer.submit("key", world.body("first", started.open)))
     started.wait()
     return service, coalescer, first
+
+
+@scenario()
+def entered_by_two_beside_an_equal_hash(world: World) -> None:
+    """Two threads enter a key while another one with its hash, which it is compared with,
+    leaves: it has one line."""
+
+    class Key:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            declare(self)
+            return isinstance(other, Key) and self.name == other.name
+
+    room = world.package.coalescer
+    lines, coalescer = room._Lines(), room.Coalescer(world.service())
+    other, *runs = (room._Run(coalescer, Key(name), []) for name in ("other", "key", "key"))
+    assert lines.enter(other) is other
+    found: list[Any] = []
+    world.thread(lambda: lines.leave(other.line), "leaver")
+    world.thread(lambda: found.append(lines.enter(runs[0])), "submitter")
+    found.append(lines.enter(runs[1]))
+
+    def check() -> None:
+        assert found[0] is found[1] is lines.find(Key("key")), "it has two lines"
+        assert len(lines) == 1
+        lines.leave(found[0].line)
+        assert not lines._groups, "a group is left"
+
+    world.after.append(check)
 
 
 def _two_submit(world: World, coalescer: Any, before: Any = None) -> None:
