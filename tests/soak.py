@@ -1,6 +1,6 @@
 """Load, for minutes or hours: random clients of everything, against a count of it all.
 
-    python tests/soak.py [--minutes N] [--seed N] [--no-forks]
+    python tests/soak.py [--minutes N] [--seed N] [--no-forks] [--pauses]
 
 Each round is a process of its own, on one core or on two, with a seed from which all
 that it does is drawn. It ends with every promise counted: what was accepted is what
@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from conftest import shallow
@@ -306,6 +307,25 @@ def check_slots(service: Service, bound: int) -> None:
     assert service.block_till_done(LIMIT)
 
 
+def pause_at_random(seed: int) -> None:
+    """Have threads pause at random lines of the package, which makes rare orders frequent."""
+    if sys.version_info < (3, 12):
+        raise SystemExit("--pauses needs Python 3.12")
+    monitoring, chance = sys.monitoring, random.Random(seed)
+    package = str(Path(boundedexec.__file__).parent)
+
+    def line(code: CodeType, _: int) -> object:
+        if not code.co_filename.startswith(package):
+            return monitoring.DISABLE
+        if chance.random() < 0.003:
+            time.sleep(chance.random() * 0.002)
+        return None
+
+    monitoring.use_tool_id(monitoring.DEBUGGER_ID, "soak")
+    monitoring.register_callback(monitoring.DEBUGGER_ID, monitoring.events.LINE, line)
+    monitoring.set_events(monitoring.DEBUGGER_ID, monitoring.events.LINE)
+
+
 def run_round(seed: int, seconds: float, number: int, forks: bool) -> None:
     """In a process of its own: one round, whose counts it prints."""
     logging.getLogger("boundedexec").setLevel(logging.CRITICAL)  # They raise on purpose.
@@ -337,15 +357,21 @@ def main() -> int:
         action="store_false",
         help="for CPython 3.13 without a GIL, whose own fork loses a child in some thousands",
     )
+    parser.add_argument(
+        "--pauses", action="store_true", help="pause at random lines (Python 3.12 or newer)"
+    )
     arguments = parser.parse_args()
     if arguments.round:
         seed, number = arguments.round
+        if arguments.pauses:
+            pause_at_random(seed)
         run_round(seed, arguments.seconds, number, arguments.forks)
         return 0
     print(f"Python {sys.version.split()[0]}, seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     totals: collections.Counter[str] = collections.Counter()
-    options = ["--seconds", str(arguments.seconds)] + ["--no-forks"] * (not arguments.forks)
+    options = ["--seconds", str(arguments.seconds)]
+    options += ["--no-forks"] * (not arguments.forks) + ["--pauses"] * arguments.pauses
     begun = time.monotonic()
     rounds = failed = 0
     try:
