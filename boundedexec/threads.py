@@ -129,7 +129,7 @@ class Worker(threading.Thread):
                 except BaseException as exception:
                     self.rescue(exception)
                 del job
-                job = crew.next_job(self)
+                job = self._next_job()
         finally:
             self.leave()
             crew.workers.pop(self, None)
@@ -139,6 +139,17 @@ class Worker(threading.Thread):
             finally:
                 if crew.ending:
                     crew.end_one()
+
+    def _next_job(self) -> Job | None:
+        while True:
+            try:
+                return self.crew.next_job(self)
+            except MemoryError:
+                # Else what it is handed were lost. It looks before it waits again.
+                try:
+                    self._wake.release()
+                except RuntimeError:
+                    pass
 
     def before_initializer(self) -> None:
         """Have others woken meanwhile: it may take as long as a job."""
