@@ -2007,13 +2007,38 @@ def test_a_submit_that_finds_a_run_over_need_not_wait_until_it_has_left(
     assert ran[-1] == 2
 
 
+class Holds(dict[Any, Any]):
+    """Has a submit, on the thread that made this, go on from what it says only once the
+    body of its run has said it, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submitter = threading.current_thread()
+        self.submit_said, self.body_said = threading.Event(), threading.Event()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        if threading.current_thread() is self.submitter:
+            self.submit_said.set()
+            assert self.body_said.wait(LIMIT)
+        else:
+            self.body_said.set()
+
+
+def replace_graph(
+    monkeypatch: pytest.MonkeyPatch, ways: dict[Any, Any], holds: dict[Any, Any]
+) -> None:
+    monkeypatch.setattr(boundedexec.waiting, "_held_up", ways)
+    monkeypatch.setattr(boundedexec.waiting, "_holds", holds)
+
+
 def test_a_body_and_its_submit_that_tell_what_its_run_waits_for_at_once_leave_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """1. The body of a run is about to say that the run waits for it; 2. its submit says
     that it waits for what the executor returned; 3. the body says so, over that."""
     main = threading.current_thread()
-    body_came, submit_said, body_said = (threading.Event() for _ in range(3))
+    body_came, holds = threading.Event(), Holds()
 
     class Ways(dict[Any, Any]):
         def __setitem__(self, key: Any, value: Any) -> None:
@@ -2021,26 +2046,16 @@ def test_a_body_and_its_submit_that_tell_what_its_run_waits_for_at_once_leave_no
                 assert body_came.wait(LIMIT)
             else:
                 body_came.set()
-                assert submit_said.wait(LIMIT)
+                assert holds.submit_said.wait(LIMIT)
             super().__setitem__(key, value)
 
-    class Holds(dict[Any, Any]):
-        def __setitem__(self, key: Any, value: Any) -> None:
-            super().__setitem__(key, value)
-            if threading.current_thread() is main:
-                submit_said.set()
-                assert body_said.wait(LIMIT)
-            else:
-                body_said.set()
-
-    ways, holds = Ways(), Holds()
-    monkeypatch.setattr(boundedexec.waiting, "_held_up", ways)
-    monkeypatch.setattr(boundedexec.waiting, "_holds", holds)
+    ways = Ways()
+    replace_graph(monkeypatch, ways, holds)
     with Chained(1) as service:
         future = Coalescer[str](service).submit("key", int, "21")
         assert cast(object, future.result(LIMIT)) == (21, "chained")
         assert service.block_till_done(LIMIT)
-    assert body_said.is_set()
+    assert holds.body_said.is_set()
     assert (ways, holds) == ({}, {})
 
 
@@ -2052,7 +2067,7 @@ def test_a_rerun_that_executes_while_it_is_entered_leaves_nothing(
     3. the submit says the rest; 4. the body does, over that; 5. the executor returns."""
     main = threading.current_thread()
     began, release, submitted = (threading.Event() for _ in range(3))
-    body_came, submit_said, body_said = (threading.Event() for _ in range(3))
+    body_came, holds = threading.Event(), Holds()
 
     class Ways(dict[Any, Any]):
         def __setitem__(self, key: Any, value: Any) -> None:
@@ -2062,16 +2077,7 @@ def test_a_rerun_that_executes_while_it_is_entered_leaves_nothing(
                 assert body_came.wait(LIMIT)
             elif not body_came.is_set():
                 body_came.set()
-                assert submit_said.wait(LIMIT)
-
-    class Holds(dict[Any, Any]):
-        def __setitem__(self, key: Any, value: Any) -> None:
-            super().__setitem__(key, value)
-            if threading.current_thread() is main:
-                submit_said.set()
-                assert body_said.wait(LIMIT)
-            else:
-                body_said.set()
+                assert holds.submit_said.wait(LIMIT)
 
     def run() -> bool:
         began.set()
@@ -2084,15 +2090,14 @@ def test_a_rerun_that_executes_while_it_is_entered_leaves_nothing(
         coalescer = Coalescer[str](service)
         coalescer.submit("key", run)
         assert began.wait(LIMIT)
-        ways, holds = Ways(), Holds()
-        monkeypatch.setattr(boundedexec.waiting, "_held_up", ways)
-        monkeypatch.setattr(boundedexec.waiting, "_holds", holds)
+        ways = Ways()
+        replace_graph(monkeypatch, ways, holds)
         monkeypatch.setattr(boundedexec.coalescer, "keep_unreported", returned)
         rerun = coalescer.submit("key", submitted.wait, LIMIT)
         submitted.set()
         assert rerun.result(LIMIT)
         assert service.block_till_done(LIMIT)
-    assert body_said.is_set()
+    assert holds.body_said.is_set()
     assert (ways, holds) == ({}, {})
 
 
