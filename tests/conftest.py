@@ -6,6 +6,8 @@ import _thread
 import gc
 import logging
 import os
+import select
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -21,10 +23,23 @@ from typing import Any
 
 import pytest
 
-import boundedexec
-
 #: Seconds after which something that has to happen is taken not to.
 LIMIT = 30.0
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+#: Where the child of a fork says that it runs Python: the end of a pipe, if anywhere.
+_begun: list[int] = []
+
+
+def _say_begun() -> None:
+    if _begun:
+        os.write(_begun[0], b"!")
+
+
+if hasattr(os, "register_at_fork"):
+    # Here the package is not imported yet: its hooks are called after this one.
+    os.register_at_fork(after_in_child=_say_begun)
 
 
 def pytest_collection_finish() -> None:
@@ -39,9 +54,33 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.002)
-        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        if FREE_THREADED:
             # There, what was made by a thread that sleeps is freed by the collector.
             gc.collect()
+
+
+def fork(meanwhile: Callable[[], object]) -> int:
+    """`os.fork`, with `meanwhile` called in the parent.
+
+    Again where CPython without a GIL loses the child: while it deletes the threads of the
+    parent, before any hook, it may crash (`_Py_brc_remove_thread`) or stand still
+    (`_PyMem_AbandonDelayed`). In 3.13.5 that is one of some thousand beside other threads.
+    """
+    for _ in range(5):
+        told, begun = os.pipe()
+        _begun.append(begun)
+        child = os.fork()
+        _begun.clear()
+        if child:
+            meanwhile()
+        os.close(begun)
+        begins = not child or (select.select([told], [], [], LIMIT)[0] and os.read(told, 1))
+        os.close(told)
+        if begins or not FREE_THREADED:
+            return child
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    raise AssertionError("no child of a fork comes to its first hook")
 
 
 def shallow(act: Callable[[], object]) -> Callable[..., None]:
@@ -83,6 +122,8 @@ def holding(executor: Executor, count: int = 1) -> Generator[None]:
 
 def run_script(source: str, *flags: str, **environment: str) -> list[str]:
     """Run `source` in an interpreter of its own: the lines it prints. Ends well and quietly."""
+    import boundedexec  # noqa: PLC0415
+
     root = str(Path(boundedexec.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, *flags, "-c", textwrap.dedent(source)],

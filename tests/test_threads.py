@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import LIMIT, Starts, holding, run_script, wait_until
+from conftest import LIMIT, Starts, fork, holding, run_script, wait_until
 
 import boundedexec
 from boundedexec import Service
@@ -1055,11 +1055,16 @@ def test_an_idle_daemon_service_finishes_what_is_waited_for_before() -> None:
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
-def in_child(check: Callable[[], object], *, end: Callable[[int], object] = os._exit) -> int:
-    """Fork, call `check` in the child: its exit status, 0 if that returned."""
+def in_child(
+    check: Callable[[], object],
+    *,
+    meanwhile: Callable[[], object] = int,
+    end: Callable[[int], object] = os._exit,
+) -> int:
+    """Fork, call `check` in the child, `meanwhile` here: its exit status, 0 if it returned."""
     sys.stderr.flush()
     sys.stdout.flush()
-    child = os.fork()
+    child = fork(meanwhile)
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = 1
@@ -1265,7 +1270,7 @@ def test_a_sub_interpreter_has_services_of_its_own() -> None:
 
 
 def test_forks_in_the_middle_of_everything_leave_services_that_work() -> None:
-    over = threading.Event()
+    over, traffic = threading.Event(), threading.Event()
 
     def nested(service: Service) -> int:
         return service.submit(int, "5").result()
@@ -1273,6 +1278,7 @@ def test_forks_in_the_middle_of_everything_leave_services_that_work() -> None:
     def use(service: Service) -> int:
         count = 0
         while not over.is_set():
+            traffic.wait(LIMIT)
             service.submit(nested, service)
             service.submit(service.yield_slot, int).add_done_callback(lambda _: None)
             service.submit(int).cancel()
@@ -1292,9 +1298,13 @@ def test_forks_in_the_middle_of_everything_leave_services_that_work() -> None:
 
         try:
             for _ in range(20):
-                assert in_child(check) == 0
+                traffic.set()
+                time.sleep(0.005)
+                # It gives way: a busy machine may not run a new process for half a minute.
+                assert in_child(check, meanwhile=traffic.clear) == 0
         finally:
             over.set()
+            traffic.set()
         assert all(user.result(LIMIT) for user in users)
 
 
