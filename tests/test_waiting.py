@@ -1576,13 +1576,15 @@ def test_a_wait_for_many_own_submissions_is_not_quadratic(new_service: NewServic
 
 @pytest.mark.timeout(180)  # Ten seconds, on a machine with nothing else to do.
 def test_a_hundred_thousand_bodies_that_wait_need_few_threads(new_service: NewService) -> None:
-    service, threads = new_service(4), list[int]()
+    service = new_service(4, idle_timeout=None)  # So those ever started are those at once.
+    threads: list[str] = []
     seen = threading.local()
+    begin = time.monotonic()
 
     def count() -> None:
-        if not hasattr(seen, "thread"):
-            seen.thread = threading.get_ident()
-            threads.append(seen.thread)
+        if not hasattr(seen, "after"):
+            seen.after = time.monotonic() - begin
+            threads.append(f"{threading.current_thread().name} after {seen.after:.2f} s")
 
     def inner(n: int) -> int:
         count()
@@ -1595,7 +1597,7 @@ def test_a_hundred_thousand_bodies_that_wait_need_few_threads(new_service: NewSe
     futures = [service.submit(outer, n) for n in range(100_000)]
     assert service.block_till_done(150)
     assert sum(future.result(0) for future in futures) == sum(range(100_000))
-    assert len(threads) <= 16
+    assert len(threads) <= 16, threads
 
 
 # The programs of the stdlib's documentation that hang
