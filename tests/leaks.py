@@ -14,12 +14,13 @@ import gc
 import logging
 import os
 import sys
-import sysconfig
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable
 from typing import NamedTuple
+
+from conftest import FREE_THREADED
 
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Service
@@ -27,7 +28,7 @@ from boundedexec import Coalescer, DeadlockError, Service
 LIMIT = 60.0
 
 #: Bytes that may be as good as freed: without a GIL each thread has a list of 4 KiB for them.
-FREED_LATER = 2 * 4096 if sysconfig.get_config_var("Py_GIL_DISABLED") else 0
+FREED_LATER = 2 * 4096 if FREE_THREADED else 0
 
 
 class Size(NamedTuple):

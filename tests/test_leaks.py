@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sysconfig
 import tracemalloc
 from collections.abc import Callable
 
 import pytest
+from conftest import FREE_THREADED
 from leaks import USES, grows
 
 from boundedexec import Service
@@ -20,7 +20,7 @@ def test_nothing_grows(use: Callable[[Service], None], caplog: pytest.LogCapture
     tracemalloc.start()
     try:
         # What grows, grows each time. Without a GIL the allocator's own needs vary.
-        tries = 5 if sysconfig.get_config_var("Py_GIL_DISABLED") else 2
+        tries = 5 if FREE_THREADED else 2
         found: list[str] = []
         while len(found) < tries and (grown := grows(use, count)):
             found.append(grown)

@@ -21,7 +21,6 @@ import os
 import socket
 import subprocess
 import sys
-import sysconfig
 import threading
 import types
 import warnings
@@ -30,11 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LIMIT, holding, wait_until
+from conftest import FREE_THREADED, LIMIT, holding, wait_until
 
 from boundedexec import Service, ThreadPoolExecutor
-
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 #: Those that had no wheel for the newest Python, and for builds without a GIL.
 NO_WHEEL = {"aiohttp", "grpc", "google.cloud.pubsub_v1", "uvloop", "temporalio"}
