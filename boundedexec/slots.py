@@ -193,10 +193,15 @@ class Slots:
                 break
             except MemoryError:
                 pass  # Else it were lost for good.
-        if self.resumers or self.queue:
-            self.dispatch_or_fail()
-        if self._observers:
-            self.check_idle()
+        while True:
+            try:
+                if self.resumers or self.queue:
+                    self.dispatch_or_fail()
+                if self._observers:
+                    self.check_idle()
+                break
+            except MemoryError:
+                pass
 
     def dispatch(self) -> None:
         """Hand free slots out: to those who resume, then one to a worker for the queue.
@@ -394,27 +399,27 @@ class Slots:
                 future = self.queue.popleft()
             except IndexError:
                 break
-            if self.broken:
-                self._refuse(future)
-                continue
+            body.fn = None
+            body.future = future  # Before the claim, see `Future.cancel`.
             if body.fresh:
                 # Not before something is taken: whoever saw it fresh relies on what
                 # comes now, and whoever does not must not wake another for the same.
                 body.fresh = False
                 self.preparing.discard(body)
-                if self.is_stalled():
-                    try:
-                        self.dispatch()
-                    except Exception:
-                        pass  # This worker goes on to the next by itself.
-            body.future = future  # Before the claim, see `Future.cancel`.
+                try:
+                    self.retry()
+                except Exception:
+                    pass  # This worker goes on to the next by itself.
             try:
                 fn = future._fn
                 del future._fn
             except AttributeError:
                 continue  # Cancelled, or lent a slot.
             body.fn = fn
-            _execute(body, future, fn)
+            if self.broken:
+                future._fail(self._broken_error(), "a submission")
+            else:
+                _execute(body, future, fn)
             if body.debts or body.slot is None:
                 break
         future = fn = None  # type: ignore[assignment]
@@ -477,36 +482,40 @@ class Slots:
                     self.fetch_or_refuse_lends()
             future = body.future = lend.future  # Before the claim, see `Future.cancel`.
             assert future is not None
-            if self.broken:
-                self._refuse(future)
+            try:
+                fn = future._fn
+                del future._fn
+            except AttributeError:
+                pass  # Cancelled, or started by another: the slot goes back.
             else:
-                try:
-                    fn = future._fn
-                    del future._fn
-                except AttributeError:
-                    pass  # Cancelled, or started by another: the slot goes back.
+                body.fn = fn
+                if self.broken:
+                    future._fail(self._broken_error(), "a submission")
                 else:
-                    body.fn = fn
                     _execute(body, future, fn)
-                    del fn
+                del fn
             del debts, lend, future
             self._finish(body)
             # Goes on to the next by itself, unless it is taken for something else.
-            if not (self.lends and self.crew.withdraw(body)):
-                return
+            while True:
+                try:
+                    if not (self.lends and self.crew.withdraw(body)):
+                        return
+                    break
+                except MemoryError:
+                    pass
         self.rest(body)
 
     def before_initializer(self, body: Body) -> None:
         """Wake the next worker before the initializer of this one, as before a body."""
-        if body.fresh:
+        if body.fresh or body in self.preparing:
             self.preparing.add(body)  # Before others look whether it is fresh.
             body.fresh = False
-            if self.is_stalled():
-                try:
-                    self.dispatch()
-                except Exception:
-                    pass  # This worker takes what is queued by itself.
-        elif body.fetching:
+            try:
+                self.retry()
+            except Exception:
+                pass  # This worker takes what is queued by itself.
+        elif body.fetching or body in self.preparing_for_lends:
             self.preparing_for_lends.add(body)
             body.fetching = False
             if len(self.lends) > len(self.preparing_for_lends):
@@ -521,30 +530,38 @@ class Slots:
 
     def rest(self, body: Body) -> None:
         """The job of a worker that was taken in vain."""
-        relied_on = body.fresh or body.fetching
         body.fresh = body.fetching = False
         self.preparing.discard(body)
         self.preparing_for_lends.discard(body)
-        self.crew.park(body)
-        if relied_on:
-            if self.is_stalled():
-                self.dispatch_or_fail()
-            self.fetch_or_refuse_lends()
+        while True:
+            try:
+                self.crew.park(body)
+                break
+            except MemoryError:
+                pass  # Else it and its slot were lost for good.
+        # It may have been relied on.
+        while True:
+            try:
+                if self.is_stalled():
+                    self.dispatch_or_fail()
+                self.fetch_or_refuse_lends()
+                break
+            except MemoryError:
+                pass
 
     def rescue(self, body: Body, exception: BaseException) -> None:
         """Fail the submission whose thread could not go on, and have the slot again."""
         future = body.future
-        if future is not None and not future.done():
-            if future._state is ENDING and future._watch is not None:
-                future._settle(BaseException)
-            else:
+        if future is not None and (body.fn is not None or future._claim()):
+            if future._watch is not None and (future._state is ENDING or future.done()):
+                future._settle(BaseException)  # Perhaps not all were told.
+            elif not future.done():
                 future._fail(exception, "a submission whose thread could not go on")
-        elif future is not None and future._watch is not None:
-            future._close(future._watch)  # Perhaps not all were told.
-        if body.slot is not None or body.debts:
+        if body.future is None and body.slot is None and not body.debts:
+            self.rest(body)
+        else:
             self._finish(body)
-        elif body.future is None:
-            self.rest(body)  # Harmless if it does.
+            self.fetch_or_refuse_lends()
 
     def _finish(self, body: Body) -> None:
         """Keep nothing of the last body, park, and give the slot up."""
@@ -560,7 +577,12 @@ class Slots:
         slot, body.slot = body.slot, None
         self.away.discard(body)
         # Parked before the slot is free, see `Crew.park`.
-        self.crew.park(body)
+        while True:
+            try:
+                self.crew.park(body)
+                break
+            except MemoryError:
+                pass  # Else it and its slot were lost for good.
         while debts:
             try:
                 # The first of several lenders could be over before the last is told.
@@ -573,13 +595,18 @@ class Slots:
                 break
             except MemoryError:
                 pass  # Else the slot, and who waits for it, were lost for good.
-        if slot is None:
-            if self._observers:
-                self.check_idle()
-        elif self.resumers:
-            self.hand_over(slot)
-        else:
-            self.release(slot)
+        while True:
+            try:
+                if slot is None:
+                    if self._observers:
+                        self.check_idle()
+                elif self.resumers:
+                    self.hand_over(slot)
+                else:
+                    self.release(slot)
+                break
+            except MemoryError:
+                pass
 
     def hand_over(self, slot: Slot) -> None:
         """Give a slot to a body that resumes, past the queue; free it if none does."""
@@ -587,9 +614,14 @@ class Slots:
             resumer = self.resumers.popleft()
         except (IndexError, MemoryError):
             self.release(slot)
-        else:
-            resumer.slot = slot
-            resumer.rouse()
+            return
+        resumer.slot = slot
+        while True:
+            try:
+                resumer.rouse()
+                break
+            except MemoryError:
+                pass
 
     # Yielding.
 
@@ -779,10 +811,6 @@ class Slots:
         self.broken = True
         self.refusal = self._broken_error
         self._fail_queued(iter(self._broken_error, None), "a submission")
-
-    def _refuse(self, future: Future[Any]) -> None:
-        if future._claim():
-            future._fail(self._broken_error(), "a submission")
 
     # Fork.
 

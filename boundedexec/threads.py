@@ -15,6 +15,9 @@ releases the lock once. It stands on:
   what is taken by a `for` over an iterator that pops is in a local variable before
   a Ctrl-C can come, and what a call in C appends to a list (`list += map(call, …)`, `list.extend`)
   says that the call was made.
+* There may be no memory for any call of a function: from 3.14 on, where there is no GIL,
+  a thread gets code of its own when it first calls one. So whatever a thread does here,
+  it does again after a `MemoryError`, and what cannot be repeated comes last.
 
 Threads start through `_thread.start_new_thread`. `Thread.start` waits for the new
 thread, which hands a slot over late, and deadlocks in a signal handler that
@@ -62,7 +65,7 @@ class Worker(threading.Thread):
         self.begun: list[object] = []
         # Handed a job, but not awake yet.
         self.fresh = False
-        #: Where the next body without a context of its own runs; see `Crew.prepare`.
+        #: Where the next body without a context of its own runs; see `_initialize`.
         self.blank = Context()
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
@@ -78,6 +81,9 @@ class Worker(threading.Thread):
         to take it out again: there is none if this thread was first.
         """
         self.offer = offer
+        self._rouse()
+
+    def _rouse(self) -> None:
         try:
             self._wake.release()
         except RuntimeError:
@@ -112,44 +118,60 @@ class Worker(threading.Thread):
 
     def _main(self) -> None:
         crew = self.crew
-        try:
+        steps: list[Callable[[], object]] = [self.enter, self._wake.acquire]
+        if crew.initializer is not None:
+            steps += (
+                self.before_initializer,
+                partial(self._initialize, crew.initializer),
+                self.after_initializer,
+            )
+        steps += self._work, self._end, crew.ended
+        failure: BaseException | None = None
+        for step in steps:
             while True:
                 try:
-                    self.enter()
-                    break
+                    step()
                 except MemoryError:
-                    pass  # Else what it is handed were lost.
-            self._wake.acquire()
-            crew.prepare(self)
-            job = self.next_offered()
-            while job is not None:
-                # No longer offered: the job parks this thread, and the next may arrive.
-                try:
-                    job(self)
+                    continue  # Else what it is handed were lost; see the module.
                 except BaseException as exception:
-                    self.rescue(exception)
-                del job
-                job = self._next_job()
+                    failure = exception
+                break
+        try:
+            if failure is not None:
+                raise failure
         finally:
-            self.leave()
-            crew.workers.pop(self, None)
-            self._ended.release()
-            try:
-                crew.ended()
-            finally:
-                if crew.ending:
-                    crew.end_one()
+            del failure
 
-    def _next_job(self) -> Job | None:
+    def _initialize(self, initializer: Callable[[], object]) -> None:
+        """Run the initializer, and keep what it set.
+
+        Every body runs in a context of its own, so the values are set there again.
+        """
+        try:
+            context = Context()
+            context.run(initializer)
+            self.presets = list(context.items())
+        except BaseException as exception:
+            self.crew.on_broken(exception)
+
+    def _work(self) -> None:
+        """Do what this thread is handed, until it is to end."""
+        self._rouse()  # To look before it waits: it may have been woken.
         while True:
+            job = self.crew.next_job(self)
+            if job is None:
+                return
+            # No longer offered: the job parks this thread, and the next may arrive.
             try:
-                return self.crew.next_job(self)
-            except MemoryError:
-                # Else what it is handed were lost. It looks before it waits again.
-                try:
-                    self._wake.release()
-                except RuntimeError:
-                    pass
+                job(self)
+            except BaseException as exception:
+                self.rescue(exception)
+            del job
+
+    def _end(self) -> None:
+        self.leave()
+        self.crew.workers.pop(self, None)
+        self._ended.release()  # Last, for it is not to be repeated.
 
     def before_initializer(self) -> None:
         """Have others woken meanwhile: it may take as long as a job."""
@@ -204,9 +226,9 @@ class Crew(Generic[W]):
         self._idle_timeout = (
             -1 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
         )
-        self._initializer = initializer
-        self._on_broken = on_broken
-        self.ended = on_end
+        self.initializer = initializer
+        self.on_broken = on_broken
+        self._on_end = on_end
         #: Every thread from before its start until after its last job.
         self.workers: dict[W, None] = {}
         #: Those that wait for a job, in the order in which they came.
@@ -250,12 +272,7 @@ class Crew(Generic[W]):
         Before it frees its slot, never after: else a submission that sees the slot
         does not see the thread, and starts a second one.
         """
-        while True:
-            try:
-                self.parked[worker] = None
-                break
-            except MemoryError:
-                pass  # Else its slot were lost, too.
+        self.parked[worker] = None
 
     def next_job(self, worker: W) -> Job | None:
         """Wait until a parked `worker` has a job; None means that it ends."""
@@ -276,6 +293,12 @@ class Crew(Generic[W]):
         """Have a parked `worker` go on; False where it was taken, and is handed a job."""
         return self.parked.pop(worker, worker) is None
 
+    def ended(self) -> None:
+        """Look after what a thread that has ended may have been relied on for."""
+        self._on_end()
+        if self.ending:
+            self.end_one()
+
     def end(self) -> None:
         """End the threads that have nothing to do, now and from now on. Never blocks."""
         self.ending = True
@@ -295,23 +318,6 @@ class Crew(Generic[W]):
             if worker is not None:
                 worker.hand([None])  # Harmless if it was told before.
             raise
-
-    def prepare(self, worker: Worker) -> None:
-        """Run the initializer on its new thread, and keep what it set.
-
-        Every body runs in a context of its own, so the values are set there again.
-        """
-        if self._initializer is None:
-            return
-        try:
-            context = Context()
-            worker.before_initializer()
-            context.run(self._initializer)
-            worker.presets = list(context.items())
-        except BaseException as exception:
-            self._on_broken(exception)
-        finally:
-            worker.after_initializer()
 
 
 # Fork: in the child `threading` makes the thread that forked the main thread, and relies

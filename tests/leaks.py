@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from conftest import FREE_THREADED
@@ -52,6 +53,31 @@ def size() -> Size:
             resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
     traced = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else 0
     return Size(len(gc.get_objects()), traced, threading.active_count(), files, resident)
+
+
+@contextmanager
+def traced() -> Generator[None]:
+    """Have `size` count bytes in the block.
+
+    While no thread is about to end: without a GIL, CPython may crash where one frees
+    something while `tracemalloc` exchanges what frees, and what that is called with.
+    """
+    await_ends()
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        await_ends()
+        tracemalloc.stop()
+
+
+def await_ends() -> None:
+    """Return when the system has no more threads than Python, where that can be seen."""
+    end = time.monotonic() + LIMIT
+    while FREE_THREADED and os.path.isdir("/proc/self/task") and time.monotonic() < end:
+        if len(os.listdir("/proc/self/task")) <= threading.active_count():
+            break
+        time.sleep(0.001)
 
 
 def raising() -> None:
@@ -224,9 +250,8 @@ def main() -> int:
     total = 0
     for use, rarity in USES.items():
         times = max(count // rarity, 100)
-        tracemalloc.start()
-        first, second = growth(use, times // 10 or 1)
-        tracemalloc.stop()
+        with traced():
+            first, second = growth(use, times // 10 or 1)
         # Untraced, for the great number.
         big_first, big = growth(use, times)
         total += 2 * (times + times // 10)

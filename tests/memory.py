@@ -79,9 +79,8 @@ USES: dict[str, Callable[[Attempt], None]] = {
 }
 
 
-def end_if_thread_lost(raised: sys.UnraisableHookArgs) -> None:
-    worker = getattr(raised.object, "__self__", None)
-    if isinstance(worker, threading.Thread) and worker.ident is None:
+def end_if_thread_lost(_: sys.UnraisableHookArgs) -> None:
+    if threading.get_ident() not in {thread.ident for thread in threading.enumerate()}:
         os._exit(THREAD_LOST)
 
 
@@ -99,14 +98,14 @@ def run(use: str, first: int, last: int) -> None:
         attempt = Attempt()
         if at % 2:
             attempt.service.submit(int).result()
-        testcapi.set_nomemory(at, at + 1)
         try:
-            USES[use](attempt)
-        except (MemoryError, RuntimeError):
-            pass  # "can't allocate lock" is a RuntimeError.
-        finally:
-            testcapi.remove_mem_hooks()
-        try:
+            testcapi.set_nomemory(at, at + 1)
+            try:
+                USES[use](attempt)
+            except (MemoryError, RuntimeError):
+                pass  # "can't allocate lock" is a RuntimeError.
+            finally:
+                testcapi.remove_mem_hooks()
             attempt.check()
         except BaseException:
             faulthandler.dump_traceback()

@@ -11,7 +11,9 @@ future is left. A round that does not, or that stands still, shows where every t
 from __future__ import annotations
 
 import argparse
+import asyncio
 import collections
+import concurrent.futures
 import faulthandler
 import gc
 import itertools
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -34,10 +36,12 @@ from typing import Any
 from conftest import shallow
 
 import boundedexec
-from boundedexec import Coalescer, DeadlockError, Service
+from boundedexec import Coalescer, DeadlockError, Service, ThreadPoolExecutor
 
 #: Seconds after which a round that has not ended stands still.
 LIMIT = 120.0
+#: The stdlib's own is not the built-in one before Python 3.11.
+TimeoutErrors = (TimeoutError, concurrent.futures.TimeoutError)
 
 
 def absolute(number: int) -> int:
@@ -48,8 +52,28 @@ class Told(Exception):
     """What a body raises because it was told to."""
 
 
+class Bounded:
+    """A service, and who holds a slot of it."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.executing: set[int] = set()
+        self.most = 0
+
+    def enter(self, number: int) -> None:
+        self.executing.add(number)
+        self.most = max(self.most, len(self.executing))
+
+    def leave(self, number: int) -> None:
+        self.executing.discard(number)
+
+    def check(self) -> None:
+        bound = self.service.max_workers
+        assert bound is None or self.most <= bound, f"{self.most} held a slot at once"
+
+
 class Round:
-    """Clients of one service, and the count of what they did."""
+    """Clients of one service, and of others for a while, and the count of what they did."""
 
     def __init__(self, seed: int, seconds: float) -> None:
         self.chance = random.Random(seed)
@@ -58,6 +82,7 @@ class Round:
         self.service = Service(
             self.bound, idle_timeout=self.chance.choice([0, 0.0005, 0.01, 10.0, None])
         )
+        self.home = Bounded(self.service)
         self.coalescer: Coalescer[int] = Coalescer(self.service)
         #: Every future that a submit returned, by its number; single steps only.
         self.accepted: dict[int, Future[Any]] = {}
@@ -68,8 +93,6 @@ class Round:
         self.done: collections.Counter[str] = collections.Counter()
         self._done_lock = threading.RLock()
         self.numbers = itertools.count()
-        self.executing: set[int] = set()
-        self.most = 0
         self.signalled = 0
 
     def count(self, what: str, much: int = 1) -> None:
@@ -78,68 +101,78 @@ class Round:
 
     # What bodies do. Each draws from a chance of its own.
 
-    def submit(self, depth: int = 0) -> Future[Any]:
+    def submit(self, depth: int = 0, home: Bounded | None = None) -> Future[Any]:
         number = next(self.numbers)
-        future = self.service.submit(self.body, number, depth)
+        home = home or self.home
+        future = home.service.submit(self.body, number, depth, home)
         self.accepted[number] = future
         return future
 
-    def body(self, number: int, depth: int) -> int:
+    def body(self, number: int, depth: int, home: Bounded) -> int:
         self.runs.append(number)
-        self.executing.add(number)
-        if self.bound:
-            self.most = max(self.most, len(self.executing))
+        home.enter(number)
         chance = random.Random(number * 31 + depth)
         draw = chance.random()
         try:
             if draw < 0.03:
                 raise Told
             if depth < 4 and draw < 0.15:
-                self.nested(number, chance, depth)
+                self.pause(number, home, self.nested(chance, depth))
+                self.count("nested waits")
             elif draw < 0.2:
-                self.pause(number, lambda: self.service.yield_slot(time.sleep, 0))
+                self.pause(number, home, lambda: home.service.yield_slot(time.sleep, 0))
             elif draw < 0.22:
-                self.executing.discard(number)
-                with self.service.slot_yielded():
+                home.leave(number)
+                with home.service.slot_yielded():
                     pass
-                self.executing.add(number)
+                home.enter(number)
             elif draw < 0.24:
                 time.sleep(0.001)
         finally:
-            self.executing.discard(number)
+            home.leave(number)
         return number
 
-    def pause(self, number: int, wait: Any) -> Any:
+    def pause(self, number: int, home: Bounded, wait: Callable[[], object]) -> None:
         """A wait in which the slot may be another's."""
-        self.executing.discard(number)
+        home.leave(number)
         try:
-            return wait()
+            wait()
         finally:
-            self.executing.add(number)
+            home.enter(number)
 
-    def nested(self, number: int, chance: random.Random, depth: int) -> None:
+    def nested(self, chance: random.Random, depth: int) -> Callable[[], object]:
+        """What a body waits for, however it waits: its own submissions, or a key's run."""
+        if chance.random() < 0.1:
+            run = self.coalescer.submit(chance.randrange(4), int, "7")
+            self.coalesced.append(run)
+            return run.exception
         futures = [self.submit(depth + 1) for _ in range(chance.randrange(1, 4))]
         how = chance.randrange(4)
         if how == 0:
-            self.pause(number, futures[-1].exception)
-        elif how == 1:
-            self.pause(number, lambda: boundedexec.wait(futures))
-        elif how == 2:
-            self.pause(
-                number, lambda: boundedexec.wait(futures, return_when="FIRST_COMPLETED")
-            )
-        else:
-            self.pause(number, lambda: list(boundedexec.as_completed(futures)))
-        self.count("nested waits")
+            return futures[-1].exception
+        if how == 1:
+            return partial(boundedexec.wait, futures)
+        if how == 2:
+            return partial(boundedexec.wait, futures, return_when="FIRST_COMPLETED")
+        return lambda: list(boundedexec.as_completed(futures))
 
     # What clients do.
 
     def client(self, seed: int) -> None:
         chance = random.Random(seed)
+        clients = [
+            self.burst,
+            self.ask,
+            self.time_out,
+            self.map,
+            self.cancel,
+            self.coalesce,
+            self.call_back,
+            self.run_loop,
+            self.come_and_go,
+        ]
         while time.monotonic() < self.end:
-            chance.choice(
-                [self.burst, self.ask, self.map, self.cancel, self.coalesce, self.call_back]
-            )(chance)
+            chance.choice(clients)(chance)
 
     def burst(self, chance: random.Random) -> None:
         futures = [self.submit() for _ in range(chance.randrange(200))]
@@ -164,6 +197,24 @@ class Round:
                 pass
             self.count("round trips")
 
+    def time_out(self, chance: random.Random) -> None:
+        """Give up waiting, in every way; what was waited for goes on."""
+        futures = [self.submit() for _ in range(chance.randrange(1, 50))]
+        limit = chance.choice([0, 0.0001, 0.001])
+        try:
+            how = chance.randrange(4)
+            if how == 0:
+                futures[-1].exception(limit)
+            elif how == 1:
+                assert sum(map(len, boundedexec.wait(futures, limit))) == len(futures)
+            elif how == 2:
+                for future in boundedexec.as_completed(futures, limit):
+                    assert future.done()
+            else:
+                self.service.block_till_done(limit)
+        except TimeoutErrors:
+            self.count("time-outs")
+
     def map(self, chance: random.Random) -> None:
         size = chance.choice([None, 1, 3])
         length = chance.randrange(1, 100)
@@ -182,9 +233,17 @@ class Round:
                 self.count("cancels")
 
     def coalesce(self, chance: random.Random) -> None:
+        def run() -> int:
+            self.submit(4).exception()
+            return 7
+
         count = chance.randrange(1, 50)
         for _ in range(count):
-            self.coalesced.append(self.coalescer.submit(chance.randrange(4), int, "7"))
+            key = chance.randrange(4)
+            if chance.random() < 0.1:
+                self.coalesced.append(self.coalescer.submit(key, run))
+            else:
+                self.coalesced.append(self.coalescer.submit(key, int, "7"))
         if chance.random() < 0.3:
             self.coalesced[-1].cancel()
         self.count("coalesced submits", count)
@@ -198,6 +257,63 @@ class Round:
 
         for _ in range(chance.randrange(1, 20)):
             self.submit().add_done_callback(partial(called, next(self.awaited_calls)))
+
+    def run_loop(self, chance: random.Random) -> None:
+        """An asyncio loop of this thread, as `run_in_executor` uses a service."""
+
+        async def main() -> None:
+            futures = [asyncio.wrap_future(self.submit()) for _ in range(chance.randrange(50))]
+            if chance.random() < 0.3:
+                for future in futures[::2]:
+                    future.cancel()
+            elif chance.random() < 0.3:
+                assert await self.service.async_block_till_done(LIMIT), "async_block_till_done"
+                self.count("async_block_till_done")
+            await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), LIMIT)
+
+        asyncio.run(main())
+        self.count("event loops")
+
+    def come_and_go(self, chance: random.Random) -> None:
+        """A service of its own, shut down or dropped while another thread submits."""
+        begun: collections.deque[None] = collections.deque()
+        initializer = partial(begun.append, None)
+        if chance.random() < 0.2:
+            service = Service.unbounded(initializer=initializer)
+        else:
+            pool = chance.choice([Service, ThreadPoolExecutor])
+            service = pool(chance.choice([1, 2, 5]), initializer=initializer)
+        futures: list[Future[Any]] = []
+        other: list[Bounded] = [Bounded(service)]
+        del service
+
+        def submit() -> None:
+            try:
+                while len(futures) < 200:
+                    futures.append(self.submit(2, other[0]))
+                    time.sleep(0)
+            except RuntimeError:  # After the shutdown.
+                self.count("refused")
+
+        beside = threading.Thread(target=submit)
+        beside.start()
+        time.sleep(chance.random() * 0.01)
+        how = chance.randrange(4)
+        if how == 0:
+            other[0].service.shutdown()
+            assert all(future.done() for future in futures), "shutdown was early"
+        elif how == 1:
+            other[0].service.shutdown(cancel_futures=True)
+        elif how == 2:
+            other[0].service.shutdown(wait=False)
+        beside.join()
+        other[0].check()
+        # Its threads need it no more, and neither do these.
+        other.clear()
+        done, unfinished = boundedexec.wait(futures, LIMIT)
+        assert not unfinished, f"a service that has gone left {unfinished}"
+        assert begun or all(future.cancelled() for future in done), "no initializer ran"
+        self.count("services")
 
     def fork(self) -> None:
         """A child's copy of the service is empty and works."""
@@ -262,6 +378,11 @@ class Round:
         gc.collect()
         kept = sum(isinstance(thing, Future) for thing in gc.get_objects())
         assert not kept, f"{kept} futures that nobody has are kept"
+        # A service that was dropped is kept by the failures of its bodies until here.
+        end = time.monotonic() + LIMIT
+        while left := [t for t in threading.enumerate() if t is not threading.main_thread()]:
+            assert time.monotonic() < end, f"threads are left: {left}"
+            time.sleep(0.01)
         return counts
 
     def balance(self) -> dict[str, int]:
@@ -281,15 +402,13 @@ class Round:
                 ends["failed"] += 1
         assert all(future.done() for future in self.coalesced), "a coalesced run is not over"
         assert len(self.coalescer) == 0, "a key is left"
-        assert self.bound == 0 or self.most <= self.bound, f"{self.most} held a slot at once"
+        self.home.check()
         submitted = len(self.accepted)
         assert submitted == sum(ends.values()), (submitted, ends)
         assert len(self.runs) == len(set(self.runs)) == submitted - ends["cancelled"], "runs"
         awaited = next(self.awaited_calls)
         assert sorted(self.calls) == list(range(awaited)), "callbacks"
         self.service.shutdown()
-        left = [t for t in threading.enumerate() if t is not threading.main_thread()]
-        assert not left, f"threads are left: {left}"
         return {
             "submitted": submitted,
             **ends,

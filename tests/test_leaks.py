@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tracemalloc
 from collections.abc import Callable
 
 import pytest
 from conftest import FREE_THREADED
-from leaks import USES, grows
+from leaks import USES, grows, traced
 
 from boundedexec import Service
 
@@ -17,13 +16,10 @@ from boundedexec import Service
 def test_nothing_grows(use: Callable[[Service], None], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "boundedexec")  # They fail on purpose.
     count = max(2000 // USES[use], 50)
-    tracemalloc.start()
-    try:
-        # What grows, grows each time. Without a GIL the allocator's own needs vary.
-        tries = 5 if FREE_THREADED else 2
-        found: list[str] = []
+    # What grows, grows each time. Without a GIL the allocator's own needs vary.
+    tries = 5 if FREE_THREADED else 2
+    found: list[str] = []
+    with traced():
         while len(found) < tries and (grown := grows(use, count)):
             found.append(grown)
-    finally:
-        tracemalloc.stop()
     assert len(found) < tries, found

@@ -31,11 +31,11 @@ MUTATIONS = [
     Mutation(
         "a slot is freed and nobody looks again",
         "slots",
-        """                pass  # Else it were lost for good.
-        if self.resumers or self.queue:
-            self.dispatch_or_fail()
+        """                if self.resumers or self.queue:
+                    self.dispatch_or_fail()
+                if self._observers:
 """,
-        "                pass  # Else it were lost for good.\n",
+        "                if self._observers:\n",
         "submit_beside_an_end",
     ),
     Mutation(
@@ -56,13 +56,11 @@ MUTATIONS = [
         "a worker parks after its slot is free",
         "slots",
         """        # Parked before the slot is free, see `Crew.park`.
-        self.crew.park(body)
 """,
         """        if not debts and not self.resumers and slot is not None:
             self.release(slot)
             self.crew.park(body)
             return
-        self.crew.park(body)
 """,
         "submit_beside_an_end",
     ),
@@ -98,14 +96,14 @@ MUTATIONS = [
     Mutation(
         "a worker claims before it says what it executes",
         "slots",
-        """            body.future = future  # Before the claim, see `Future.cancel`.
-            try:
+        """            try:
                 fn = future._fn
                 del future._fn
             except AttributeError:
                 continue  # Cancelled, or lent a slot.
 """,
-        """            try:
+        """            body.future = None
+            try:
                 fn = future._fn
                 del future._fn
             except AttributeError:
@@ -159,15 +157,13 @@ MUTATIONS = [
     Mutation(
         "a slot is freed and who waits for everything is not told",
         "slots",
-        """                pass  # Else it were lost for good.
-        if self.resumers or self.queue:
-            self.dispatch_or_fail()
-        if self._observers:
-            self.check_idle()
+        """                if self.resumers or self.queue:
+                    self.dispatch_or_fail()
+                if self._observers:
+                    self.check_idle()
 """,
-        """                pass  # Else it were lost for good.
-        if self.resumers or self.queue:
-            self.dispatch_or_fail()
+        """                if self.resumers or self.queue:
+                    self.dispatch_or_fail()
 """,
         "block_till_done_beside_the_last_end",
     ),
@@ -294,11 +290,10 @@ MUTATIONS = [
         "a woken worker does not look whether there is more",
         "slots",
         """                self.preparing.discard(body)
-                if self.is_stalled():
-                    try:
-                        self.dispatch()
-                    except Exception:
-                        pass  # This worker goes on to the next by itself.
+                try:
+                    self.retry()
+                except Exception:
+                    pass  # This worker goes on to the next by itself.
 """,
         "",
         "two_slots_two_bodies",
@@ -308,13 +303,12 @@ MUTATIONS = [
         "slots",
         """                body.fresh = False
                 self.preparing.discard(body)
-                if self.is_stalled():
-                    try:
-                        self.dispatch()
-                    except Exception:
-                        pass  # This worker goes on to the next by itself.
+                try:
+                    self.retry()
+                except Exception:
+                    pass  # This worker goes on to the next by itself.
 """,
-        """                if queue and (self.free or self.endless):
+        """                if self.queue and (self.free or self.endless):
                     self.dispatch()
                 body.fresh = False
 """,
@@ -323,11 +317,10 @@ MUTATIONS = [
     Mutation(
         "a worker that has an initializer to run does not look whether there is more",
         "slots",
-        """            if self.is_stalled():
-                try:
-                    self.dispatch()
-                except Exception:
-                    pass  # This worker takes what is queued by itself.
+        """            try:
+                self.retry()
+            except Exception:
+                pass  # This worker takes what is queued by itself.
 """,
         "",
         "two_initializers",
@@ -426,12 +419,12 @@ MUTATIONS = [
     Mutation(
         "a worker that was called in vain does not look again",
         "slots",
-        """            if self.is_stalled():
-                self.dispatch_or_fail()
-            self.fetch_or_refuse_lends()
+        """                if self.is_stalled():
+                    self.dispatch_or_fail()
+                self.fetch_or_refuse_lends()
 """,
-        """            if self.is_stalled():
-                self.dispatch_or_fail()
+        """                if self.is_stalled():
+                    self.dispatch_or_fail()
 """,
         "lends_one_after_the_other",
     ),
