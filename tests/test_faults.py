@@ -746,6 +746,9 @@ numbers = itertools.count()
 
 def several(service: Service, ledger: Ledger) -> None:
     boundedexec.wait([ledger.submit(next(numbers)) for _ in range(2)])
+
+
+def complete(service: Service, ledger: Ledger) -> None:
     list(boundedexec.as_completed([ledger.submit(next(numbers)) for _ in range(2)]))
 
 
@@ -782,6 +785,7 @@ def cancel(service: Service, ledger: Ledger) -> None:
     ledger.submit(next(numbers)).cancel()
 
 
+@pytest.mark.timeout(180)  # A second or two; beside busy processes each switch waits.
 @pytest.mark.parametrize(
     "bound, use",
     [
@@ -790,6 +794,7 @@ def cancel(service: Service, ledger: Ledger) -> None:
         (1, yield_it),
         (2, cancel),
         (2, several),
+        (2, complete),
         (2, coalesce),
         (2, call_back),
     ],
@@ -800,8 +805,7 @@ def test_a_call_on_a_thread_without_memory_loses_nothing(
     def round_(no_memory: NoMemory) -> None:
         others = threading.enumerate()
         with sound(bound, 0.001, initializer=int) as (service, ledger):
-            futures = [service.submit(use, service, ledger) for _ in range(3)]
-            for future in futures:
+            for future in [service.submit(use, service, ledger) for _ in range(2)]:
                 assert isinstance(future.exception(LIMIT), (MemoryError, type(None)))
             assert service.block_till_done(LIMIT)
             for thread in threading.enumerate():
