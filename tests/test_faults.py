@@ -809,7 +809,8 @@ def test_a_call_on_a_thread_without_memory_loses_nothing(
                 assert isinstance(future.exception(LIMIT), (MemoryError, type(None)))
             assert service.block_till_done(LIMIT)
             for thread in threading.enumerate():
-                if thread not in others:
+                # Not one that has left `threading`'s table and logs what the collector drops.
+                if thread not in others and not thread.name.startswith("Dummy"):
                     thread.join(LIMIT)
                     assert not thread.is_alive()
             no_memory.armed = False
