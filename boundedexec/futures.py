@@ -53,7 +53,7 @@ FINISHED = "FINISHED"
 #: The order of submission across all services, for waits on several futures.
 serials = itertools.count(1)
 
-_HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 _logger = logging.getLogger("boundedexec")
 
@@ -286,7 +286,7 @@ class Future(concurrent.futures.Future[T]):
         "_kwargs",
         "_context",
         "_serial",
-        *(("_fn",) if _HAS_GIL else ()),  # the claim
+        *(("_fn",) if HAS_GIL else ()),  # the claim
     )
 
     _result: T | None

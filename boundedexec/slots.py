@@ -174,7 +174,13 @@ class Slots:
         self.lost = False
         self._observers: dict[Observer, None] = {}
         self.crew = Crew(
-            self._new_body, prefix, idle_timeout, initializer, self._break, self.check_idle
+            self._new_body,
+            prefix,
+            idle_timeout,
+            initializer,
+            self._break,
+            self.check_idle,
+            daemon,
         )
         _register(self)
 

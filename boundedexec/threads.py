@@ -42,6 +42,8 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from .futures import HAS_GIL
+
 Job: TypeAlias = Callable[[Any], None]
 W = TypeVar("W", bound="Worker")
 
@@ -91,12 +93,13 @@ class Worker(threading.Thread):
 
     def start(self) -> None:
         # In a list, by the step in C that starts it, see `Crew.put_back`.
-        if DAEMONS_ALLOWED:
+        if HAS_GIL and DAEMONS_ALLOWED:
             self.begun.extend(map(_thread.start_new_thread, (self._main,), ((),)))
         elif sys.version_info >= (3, 13):
             # An interpreter must not end before its last thread is quite gone, which is
-            # later than `_ended`; of these it keeps a list, and joins them.
-            start = partial(_thread.start_joinable_thread, daemon=False)
+            # later than `_ended`; of these it keeps a list, and joins them. Without a GIL,
+            # CPython 3.14 may crash beside a thread that is about to be gone.
+            start = partial(_thread.start_joinable_thread, daemon=self.crew.daemon)
             self.begun.extend(map(start, (self._main,)))
         else:
             raise RuntimeError(
@@ -219,6 +222,7 @@ class Crew(Generic[W]):
         initializer: Callable[[], object] | None,
         on_broken: Callable[[BaseException], None],
         on_end: Callable[[], None],
+        daemon: bool,
     ) -> None:
         self._worker = worker
         self._prefix = prefix or f"Service-{next(_crews)}"
@@ -229,6 +233,8 @@ class Crew(Generic[W]):
         self.initializer = initializer
         self.on_broken = on_broken
         self._on_end = on_end
+        #: Whether the interpreter ends without waiting for the threads.
+        self.daemon = daemon
         #: Every thread from before its start until after its last job.
         self.workers: dict[W, None] = {}
         #: Those that wait for a job, in the order in which they came.

@@ -139,24 +139,25 @@ def run_script(source: str, *flags: str, **environment: str) -> list[str]:
 class Starts:
     """Starts threads in the package's name, or fails to."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[..., Any]) -> None:
         self.failing: Callable[[], bool] = lambda: False
-        self._start = _thread.start_new_thread
+        self._start = start
 
     def fail(self, failing: bool = True) -> None:
         self.failing = lambda: failing
 
-    def __call__(self, *args: Any) -> int:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.failing():
             raise RuntimeError("can't start new thread")
-        return self._start(*args)
+        return self._start(*args, **kwargs)
 
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
     """What starts the package's threads in this test. The test's own always start."""
-    starts = Starts()
-    monkeypatch.setattr(_thread, "start_new_thread", starts)
+    name = "start_joinable_thread" if FREE_THREADED else "start_new_thread"
+    starts = Starts(getattr(_thread, name))
+    monkeypatch.setattr(_thread, name, starts)
     return starts
 
 

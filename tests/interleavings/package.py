@@ -64,6 +64,7 @@ class Package:
                     get_ident=_ident,
                     get_native_id=_ident,
                     start_new_thread=self._start,
+                    start_joinable_thread=self._start_joinable,
                 ),
                 # What is logged, the scenarios provoke.
                 "logging": SimpleNamespace(getLogger=_silent),
@@ -98,6 +99,9 @@ class Package:
         number = sum(task.worker is not None for task in run.tasks) + 1
         run.spawn(function, args, f"worker {number}", worker)
         return 0
+
+    def _start_joinable(self, function: Callable[..., object], *, daemon: bool) -> int:
+        return self._start(function, ())
 
     def reset(self) -> None:
         """Forget what an execution that was broken off has left."""
