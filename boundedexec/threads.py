@@ -19,7 +19,7 @@ releases the lock once. It stands on:
   a thread gets code of its own when it first calls one. So whatever a thread does here,
   it does again after a `MemoryError`, and what cannot be repeated comes last.
 
-Threads start through `_thread.start_new_thread`. `Thread.start` waits for the new
+Threads start through `_thread`, not `threading`. `Thread.start` waits for the new
 thread, which hands a slot over late, and deadlocks in a signal handler that
 interrupted `join` (up to Python 3.12); it also passes the starter's context on
 where `sys.flags.thread_inherit_context` says so. The price is that the new thread
