@@ -474,7 +474,7 @@ def main() -> int:
         "--no-forks",
         dest="forks",
         action="store_false",
-        help="for CPython 3.13 without a GIL, whose own fork loses a child in some thousands",
+        help="for CPython without a GIL, whose own fork loses a child in some thousands",
     )
     parser.add_argument(
         "--pauses", action="store_true", help="pause at random lines (Python 3.12 or newer)"
