@@ -582,7 +582,8 @@ class Slots:
             owed, body.debts = debts.copy(), []
         slot, body.slot = body.slot, None
         self.away.discard(body)
-        # Parked before the slot is free, see `Crew.park`.
+        # Parked before the slot is free, see `Crew.park`. In no function of its own, nor is
+        # that in `rest`: there may be no memory to call it.
         while True:
             try:
                 self.crew.park(body)

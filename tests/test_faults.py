@@ -198,20 +198,20 @@ def interrupted(ctrl_c: CtrlC) -> Generator[None]:
         sys.settrace(before)
 
 
-def sweep(round_: Callable[[CtrlC], None]) -> int:
-    """Repeat `round_` with a Ctrl-C one opcode later each time, until there is none.
+def sweep(round_: Callable[[Any], None], fault: type[CtrlC | NoMemory] = CtrlC) -> int:
+    """Repeat `round_` with a `fault` one place later each time, until there is none.
 
     There is none in three rounds: what another thread does may make the way shorter.
     """
     at = missed = 0
     while missed < 3:
-        ctrl_c = CtrlC(at)
+        strike = fault(at)
         try:
-            round_(ctrl_c)
+            round_(strike)
         except BaseException:
-            print(f"with Ctrl-C at opcode {at}, in {ctrl_c.delivered}")
+            print(f"with {fault.__name__} at place {at}, in {strike.delivered}")
             raise
-        if ctrl_c.delivered is None:
+        if strike.delivered is None:
             missed += 1
         else:
             at += 1
@@ -804,6 +804,7 @@ def test_a_call_on_a_thread_without_memory_loses_nothing(
 ) -> None:
     def round_(no_memory: NoMemory) -> None:
         others = threading.enumerate()
+        threading.settrace(no_memory)
         with sound(bound, 0.001, initializer=int) as (service, ledger):
             for future in [service.submit(use, service, ledger) for _ in range(2)]:
                 assert isinstance(future.exception(LIMIT), (MemoryError, type(None)))
@@ -815,22 +816,11 @@ def test_a_call_on_a_thread_without_memory_loses_nothing(
                     assert not thread.is_alive()
             no_memory.armed = False
 
-    at = missed = 0
-    while missed < 2:
-        no_memory = NoMemory(at)
-        threading.settrace(no_memory)
-        try:
-            round_(no_memory)
-        except BaseException:
-            print(f"without memory for call {at}, {no_memory.delivered}")
-            raise
-        finally:
-            threading.settrace(None)
-        # What another thread does may make the way shorter.
-        missed = missed + 1 if no_memory.delivered is None else 0
-        at += 1
+    try:
+        assert sweep(round_, NoMemory) > 10
+    finally:
+        threading.settrace(None)
     gc.collect()  # What nobody asked for is not to be logged in another test.
-    assert at > 10
 
 
 @pytest.mark.parametrize("use", ["submit", "nested"])

@@ -55,7 +55,7 @@ MUTATIONS = [
     Mutation(
         "a worker parks after its slot is free",
         "slots",
-        """        # Parked before the slot is free, see `Crew.park`.
+        """        # that in `rest`: there may be no memory to call it.
 """,
         """        if not debts and not self.resumers and slot is not None:
             self.release(slot)
