@@ -1360,11 +1360,12 @@ def test_a_run_that_waits_for_who_waits_for_its_rerun_is_told(new_service: NewSe
 def test_a_run_that_waits_for_who_already_waits_for_its_rerun_is_told(
     new_service: NewService,
 ) -> None:
-    service, owed = new_service(2), threading.Event()
+    service, begun, owed = new_service(2), threading.Event(), threading.Event()
     coalescer = Coalescer[str](service)
     waiter = Later()
 
     def run() -> str:
+        begun.set()
         assert owed.wait(LIMIT)
         with pytest.raises(DeadlockError, match="run"):
             waiter.get().result()
@@ -1377,6 +1378,7 @@ def test_a_run_that_waits_for_who_already_waits_for_its_rerun_is_told(
         return again.result()
 
     first = coalescer.submit("key", run)
+    assert begun.wait(LIMIT), "or what comes next takes its place"
     waiter.set(service.submit(waits))
     assert first.result(LIMIT) == "goes on"
     assert waiter.get().result(LIMIT) == "again"
