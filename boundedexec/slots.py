@@ -263,7 +263,9 @@ class Slots:
                 body = taken[0]
                 if resumer is not None and done:
                     resumer.rouse()  # Perhaps once more.
-                elif slot is not None and not done and self._recall(offer):
+                elif done:
+                    self.check_idle()  # Perhaps once more.
+                elif slot is not None and self._recall(offer):
                     if resumer is not None:
                         self.resumers.appendleft(resumer)
                     if body is not None:
@@ -300,13 +302,17 @@ class Slots:
 
     def dispatch_or_fail(self) -> None:
         """Dispatch where there is no caller to raise to."""
-        try:
-            self.dispatch()
-        except Exception as error:
-            if self._stirs():
-                return  # It looks into the queue when it is over.
-            errors = itertools.repeat(error)
-            self._fail_queued(errors, "a submission for which no thread could be started")
+        while True:
+            try:
+                self.dispatch()
+            except Exception as error:
+                if self.resumers and (self.free or self.endless):
+                    continue  # They need no thread, only memory; nobody else looks for them.
+                if self._stirs():
+                    return  # It looks into the queue when it is over.
+                errors = itertools.repeat(error)
+                self._fail_queued(errors, "a submission for which no thread could be started")
+            return
 
     def _fail_queued(self, errors: Iterator[Exception], name: str) -> None:
         """Fail all that is queued, outstanding until the callbacks have run."""
@@ -676,10 +682,6 @@ class Slots:
             # by then: its own may have come back since, and be free for what is queued.
             self.dispatch_or_fail()
         while body.slot is None:
-            if self.free and self.resumers:
-                # There was no memory for it, and nobody else would try again.
-                self.dispatch_or_fail()
-                continue
             try:
                 seek_slot(body)
                 body.await_slot()

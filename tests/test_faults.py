@@ -28,11 +28,12 @@ from typing import Any, ClassVar, NoReturn
 
 import memory
 import pytest
-from conftest import Starts
+from conftest import Starts, wait_until
 
 import boundedexec
 from boundedexec import BrokenThreadPool, Coalescer, DeadlockError, Service
 from boundedexec.slots import Slots
+from boundedexec.waiting import Slot
 
 PACKAGE = str(Path(boundedexec.__file__).parent)
 
@@ -821,6 +822,73 @@ def test_a_call_on_a_thread_without_memory_loses_nothing(
     finally:
         threading.settrace(None)
     gc.collect()  # What nobody asked for is not to be logged in another test.
+
+
+def test_a_body_that_resumes_is_woken_though_another_has_no_memory_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, gate = Service(1, daemon=True), threading.Event()
+    failures = list[MemoryError]()
+    resuming, dispatch = dict[object, object](), Slots.dispatch
+    monkeypatch.setattr(boundedexec.waiting, "_resuming", resuming)
+
+    def fail_once(slots: Slots) -> None:
+        if failures:
+            raise failures.pop()
+        dispatch(slots)
+
+    def yields() -> None:
+        gate.set()
+        wait_until(lambda: bool(resuming))  # It has looked itself, in vain.
+        failures.append(MemoryError())
+        service.yield_slot(resumes.result)
+
+    monkeypatch.setattr(Slots, "dispatch", fail_once)
+    resumes = service.submit(lambda: service.yield_slot(gate.wait, LIMIT))
+    other = service.submit(yields)
+    assert resumes.result(LIMIT)
+    other.result(LIMIT)
+    assert not failures
+    service.shutdown()
+
+
+class Told(threading.Event):
+    """Set when nothing is outstanding."""
+
+    notify = threading.Event.set
+
+
+def test_who_waits_for_all_is_told_though_there_was_no_memory_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slot is taken for a submission that is cancelled meanwhile."""
+    service = Service(1, daemon=True)
+    slots, told, failures = service._slots, Told(), list[MemoryError]()
+    outstanding, check_idle = object(), Slots.check_idle
+
+    def take_meanwhile() -> Generator[Slot]:
+        slot = slots.free.pop()
+        slots.queue.popleft().cancel()
+        slots.away.discard(outstanding)
+        slots.check_idle()
+        assert not told.is_set()
+        failures.append(MemoryError())
+        yield slot
+
+    def fail_once(slots: Slots) -> None:
+        if failures:
+            raise failures.pop()
+        check_idle(slots)
+
+    slots.away.add(outstanding)
+    slots.observe(told)
+    monkeypatch.setattr(Slots, "check_idle", fail_once)
+    monkeypatch.setattr(slots, "_free_slots", take_meanwhile())
+    service.submit(int)
+    assert not failures
+    assert told.wait(LIMIT)
+    monkeypatch.undo()
+    service.shutdown()
 
 
 @pytest.mark.parametrize("use", ["submit", "nested"])

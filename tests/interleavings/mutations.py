@@ -346,12 +346,8 @@ MUTATIONS = [
             # Whoever asked looks, also where others ask, and where it has been given a slot
             # by then: its own may have come back since, and be free for what is queued.
             self.dispatch_or_fail()
-        while body.slot is None:
-            if self.free and self.resumers:
 """,
         """            self.ask(body)
-        while body.slot is None:
-            if False:
 """,
         "two_resume_beside_an_end",
     ),
