@@ -852,7 +852,7 @@ def test_a_body_that_resumes_is_woken_though_another_has_no_memory_to_look(
     service.shutdown()
 
 
-class Told(threading.Event):
+class Notified(threading.Event):
     """Set when nothing is outstanding."""
 
     notify = threading.Event.set
@@ -863,7 +863,8 @@ def test_who_waits_for_all_is_told_though_there_was_no_memory_to_look(
 ) -> None:
     """A slot is taken for a submission that is cancelled meanwhile."""
     service = Service(1, daemon=True)
-    slots, told, failures = service._slots, Told(), list[MemoryError]()
+    slots = service._slots  # pyright: ignore[reportPrivateUsage]
+    told, failures = Notified(), list[MemoryError]()
     outstanding, check_idle = object(), Slots.check_idle
 
     def take_meanwhile() -> Generator[Slot]:
