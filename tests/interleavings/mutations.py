@@ -352,6 +352,15 @@ MUTATIONS = [
         "two_resume_beside_an_end",
     ),
     Mutation(
+        "who lacks memory to look at those who resume leaves it to others",
+        "slots",
+        """                if self.resumers and (self.free or self.endless):
+                    continue  # They need no thread, only memory; nobody else looks for them.
+""",
+        "",
+        "resume_beside_who_lacks_memory",
+    ),
+    Mutation(
         "a submission does not look for a shutdown once it is queued",
         "service",
         "        if slots.refusal is not None and slots.refuses() and slots.take_back(future):\n",

@@ -6,6 +6,7 @@ execution. It makes as few threads as show the meeting that it is about.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -356,6 +357,29 @@ def two_resume_beside_an_end(world: World) -> None:
 def resume_beside_a_submit(world: World) -> None:
     """A body wants its slot back while something new is queued: neither is forgotten."""
     service = world.service()
+    world.accept(
+        service.submit(
+            world.body("first", lambda: world.without_slot(lambda: service.yield_slot(int)))
+        )
+    )
+    world.accept(service.submit(world.body("second")))
+
+
+@scenario()
+def resume_beside_who_lacks_memory(world: World) -> None:
+    """A body wants its slot back while another ends, and no thread has memory for the
+    first of its looks at who is waiting, nor for the third: it is not forgotten."""
+    service = world.service()
+    dispatch, own = service._slots.dispatch, threading.local()
+    own.looks = -100  # Of this thread, whose `submit` would raise.
+
+    def dispatch_or_lack_memory() -> None:
+        own.looks = getattr(own, "looks", 0) + 1
+        if own.looks in (1, 3):
+            raise MemoryError
+        dispatch()
+
+    service._slots.dispatch = dispatch_or_lack_memory
     world.accept(
         service.submit(
             world.body("first", lambda: world.without_slot(lambda: service.yield_slot(int)))
