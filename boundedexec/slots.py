@@ -305,9 +305,9 @@ class Slots:
         while True:
             try:
                 self.dispatch()
+            except MemoryError:
+                continue  # Nobody else may look: what stirs may wait for what is queued.
             except Exception as error:
-                if self.resumers and (self.free or self.endless):
-                    continue  # They need no thread, only memory; nobody else looks for them.
                 if self._stirs():
                     return  # It looks into the queue when it is over.
                 errors = itertools.repeat(error)
@@ -382,13 +382,14 @@ class Slots:
     def wake(self, future: Future[Any]) -> None:
         """See to it that a submission just queued is started when it may be.
 
-        Raises, and takes it back, where no thread can be started and nothing runs
-        after which it would be tried again.
+        Raises, and takes it back, where there is no memory for that, or no thread can be
+        started and nothing runs after which it would be tried again.
         """
         try:
             self.dispatch()
-        except Exception:
-            if self._stirs() or not self.take_back(future):
+        except Exception as error:
+            stirs = not isinstance(error, MemoryError) and self._stirs()
+            if stirs or not self.take_back(future):
                 return
             self.dispatch_or_fail()  # Others may have come since, relying on us.
             raise
@@ -418,10 +419,13 @@ class Slots:
                 # comes now, and whoever does not must not wake another for the same.
                 body.fresh = False
                 self.preparing.discard(body)
-                try:
-                    self.retry()
-                except Exception:
-                    pass  # This worker goes on to the next by itself.
+                while True:
+                    try:
+                        if self.is_stalled():
+                            self.dispatch_or_fail()
+                        break
+                    except MemoryError:
+                        pass
             try:
                 fn = future._fn
                 del future._fn
@@ -523,10 +527,8 @@ class Slots:
         if body.fresh or body in self.preparing:
             self.preparing.add(body)  # Before others look whether it is fresh.
             body.fresh = False
-            try:
-                self.retry()
-            except Exception:
-                pass  # This worker takes what is queued by itself.
+            if self.is_stalled():
+                self.dispatch_or_fail()
         elif body.fetching or body in self.preparing_for_lends:
             self.preparing_for_lends.add(body)
             body.fetching = False

@@ -852,6 +852,33 @@ def test_a_body_that_resumes_is_woken_though_another_has_no_memory_to_look(
     service.shutdown()
 
 
+def test_a_submit_that_has_no_memory_to_look_is_told_and_not_queued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What runs might wait for it, and nothing would look again."""
+    service, entered, gate = Service(1, daemon=True), threading.Event(), threading.Event()
+    failures, dispatch = [MemoryError()], Slots.dispatch
+
+    def fail_once(slots: Slots) -> None:
+        if failures:
+            raise failures.pop()
+        dispatch(slots)
+
+    yields = service.submit(
+        lambda: service.yield_slot(lambda: entered.set() or gate.wait(LIMIT))  # type: ignore[func-returns-value]
+    )
+    assert entered.wait(LIMIT)
+    monkeypatch.setattr(Slots, "dispatch", fail_once)
+    with pytest.raises(MemoryError):
+        service.submit(gate.set)
+    assert not gate.is_set()
+    service.submit(gate.set)
+    assert yields.result(LIMIT)
+    assert service.block_till_done(LIMIT)
+    assert not failures
+    service.shutdown()
+
+
 class Notified(threading.Event):
     """Set when nothing is outstanding."""
 

@@ -290,10 +290,13 @@ MUTATIONS = [
         "a woken worker does not look whether there is more",
         "slots",
         """                self.preparing.discard(body)
-                try:
-                    self.retry()
-                except Exception:
-                    pass  # This worker goes on to the next by itself.
+                while True:
+                    try:
+                        if self.is_stalled():
+                            self.dispatch_or_fail()
+                        break
+                    except MemoryError:
+                        pass
 """,
         "",
         "two_slots_two_bodies",
@@ -303,10 +306,13 @@ MUTATIONS = [
         "slots",
         """                body.fresh = False
                 self.preparing.discard(body)
-                try:
-                    self.retry()
-                except Exception:
-                    pass  # This worker goes on to the next by itself.
+                while True:
+                    try:
+                        if self.is_stalled():
+                            self.dispatch_or_fail()
+                        break
+                    except MemoryError:
+                        pass
 """,
         """                if self.queue and (self.free or self.endless):
                     self.dispatch()
@@ -317,12 +323,12 @@ MUTATIONS = [
     Mutation(
         "a worker that has an initializer to run does not look whether there is more",
         "slots",
-        """            try:
-                self.retry()
-            except Exception:
-                pass  # This worker takes what is queued by itself.
+        """            body.fresh = False
+            if self.is_stalled():
+                self.dispatch_or_fail()
 """,
-        "",
+        """            body.fresh = False
+""",
         "two_initializers",
     ),
     Mutation(
@@ -352,10 +358,10 @@ MUTATIONS = [
         "two_resume_beside_an_end",
     ),
     Mutation(
-        "who lacks memory to look at those who resume leaves it to others",
+        "who lacks memory to look at who waits leaves it to others",
         "slots",
-        """                if self.resumers and (self.free or self.endless):
-                    continue  # They need no thread, only memory; nobody else looks for them.
+        """            except MemoryError:
+                continue  # Nobody else may look: what stirs may wait for what is queued.
 """,
         "",
         "resume_beside_who_lacks_memory",

@@ -365,21 +365,26 @@ def resume_beside_a_submit(world: World) -> None:
     world.accept(service.submit(world.body("second")))
 
 
-@scenario()
-def resume_beside_who_lacks_memory(world: World) -> None:
-    """A body wants its slot back while another ends, and no thread has memory for the
-    first of its looks at who is waiting, nor for the third: it is not forgotten."""
-    service = world.service()
+def lacks_memory(service: Any) -> None:
+    """No other thread has memory for the first of its looks at who is waiting, nor for the
+    third."""
     dispatch, own = service._slots.dispatch, threading.local()
     own.looks = -100  # Of this thread, whose `submit` would raise.
 
-    def dispatch_or_lack_memory() -> None:
+    def dispatch_or_raise() -> None:
         own.looks = getattr(own, "looks", 0) + 1
         if own.looks in (1, 3):
             raise MemoryError
         dispatch()
 
-    service._slots.dispatch = dispatch_or_lack_memory
+    service._slots.dispatch = dispatch_or_raise
+
+
+@scenario()
+def resume_beside_who_lacks_memory(world: World) -> None:
+    """A body wants its slot back while another ends that has no memory to look for it."""
+    service = world.service()
+    lacks_memory(service)
     world.accept(
         service.submit(
             world.body("first", lambda: world.without_slot(lambda: service.yield_slot(int)))
@@ -402,6 +407,20 @@ def yielded_and_needed(world: World) -> None:
     assert service.block_till_done()
     declare(world)
     assert sorted(world.ended) == ["first", "second"], "it returned early"
+
+
+@scenario(2)
+def yielded_and_needed_without_memory(world: World) -> None:
+    """A body that has no memory to look for it yields its slot until another has run."""
+    service = world.service()
+    lacks_memory(service)
+    gate = Gate()
+    world.accept(
+        service.submit(
+            world.body("first", lambda: world.without_slot(lambda: service.yield_slot(gate.wait)))
+        )
+    )
+    world.accept(service.submit(world.body("second", gate.open)))
 
 
 @scenario(3)
