@@ -824,18 +824,25 @@ def test_a_call_on_a_thread_without_memory_loses_nothing(
     gc.collect()  # What nobody asked for is not to be logged in another test.
 
 
-def test_a_body_that_resumes_is_woken_though_another_has_no_memory_to_look(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    service, gate = Service(1, daemon=True), threading.Event()
-    failures = list[MemoryError]()
-    resuming, dispatch = dict[object, object](), Slots.dispatch
-    monkeypatch.setattr(boundedexec.waiting, "_resuming", resuming)
+def failing(monkeypatch: pytest.MonkeyPatch, name: str) -> list[MemoryError]:
+    """Has the method `name` of Slots raise what is put into the list, once each."""
+    failures, method = list[MemoryError](), getattr(Slots, name)
 
     def fail_once(slots: Slots) -> None:
         if failures:
             raise failures.pop()
-        dispatch(slots)
+        method(slots)
+
+    monkeypatch.setattr(Slots, name, fail_once)
+    return failures
+
+
+def test_a_body_that_resumes_is_woken_though_another_has_no_memory_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, gate = Service(1, daemon=True), threading.Event()
+    failures, resuming = failing(monkeypatch, "dispatch"), dict[object, object]()
+    monkeypatch.setattr(boundedexec.waiting, "_resuming", resuming)
 
     def yields() -> None:
         gate.set()
@@ -843,7 +850,6 @@ def test_a_body_that_resumes_is_woken_though_another_has_no_memory_to_look(
         failures.append(MemoryError())
         service.yield_slot(resumes.result)
 
-    monkeypatch.setattr(Slots, "dispatch", fail_once)
     resumes = service.submit(lambda: service.yield_slot(gate.wait, LIMIT))
     other = service.submit(yields)
     assert resumes.result(LIMIT)
@@ -857,18 +863,12 @@ def test_a_submit_that_has_no_memory_to_look_is_told_and_not_queued(
 ) -> None:
     """What runs might wait for it, and nothing would look again."""
     service, entered, gate = Service(1, daemon=True), threading.Event(), threading.Event()
-    failures, dispatch = [MemoryError()], Slots.dispatch
-
-    def fail_once(slots: Slots) -> None:
-        if failures:
-            raise failures.pop()
-        dispatch(slots)
-
     yields = service.submit(
         lambda: service.yield_slot(lambda: entered.set() or gate.wait(LIMIT))  # type: ignore[func-returns-value]
     )
     assert entered.wait(LIMIT)
-    monkeypatch.setattr(Slots, "dispatch", fail_once)
+    failures = failing(monkeypatch, "dispatch")
+    failures.append(MemoryError())
     with pytest.raises(MemoryError):
         service.submit(gate.set)
     assert not gate.is_set()
@@ -891,8 +891,7 @@ def test_who_waits_for_all_is_told_though_there_was_no_memory_to_look(
     """A slot is taken for a submission that is cancelled meanwhile."""
     service = Service(1, daemon=True)
     slots = service._slots  # pyright: ignore[reportPrivateUsage]
-    told, failures = Notified(), list[MemoryError]()
-    outstanding, check_idle = object(), Slots.check_idle
+    told, outstanding = Notified(), object()
 
     def take_meanwhile() -> Generator[Slot]:
         slot = slots.free.pop()
@@ -903,14 +902,9 @@ def test_who_waits_for_all_is_told_though_there_was_no_memory_to_look(
         failures.append(MemoryError())
         yield slot
 
-    def fail_once(slots: Slots) -> None:
-        if failures:
-            raise failures.pop()
-        check_idle(slots)
-
     slots.away.add(outstanding)
     slots.observe(told)
-    monkeypatch.setattr(Slots, "check_idle", fail_once)
+    failures = failing(monkeypatch, "check_idle")
     monkeypatch.setattr(slots, "_free_slots", take_meanwhile())
     service.submit(int)
     assert not failures

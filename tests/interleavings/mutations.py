@@ -291,14 +291,9 @@ MUTATIONS = [
         "slots",
         """                self.preparing.discard(body)
                 while True:
-                    try:
-                        if self.is_stalled():
-                            self.dispatch_or_fail()
-                        break
-                    except MemoryError:
-                        pass
 """,
-        "",
+        """                while False:
+""",
         "two_slots_two_bodies",
     ),
     Mutation(
@@ -307,16 +302,11 @@ MUTATIONS = [
         """                body.fresh = False
                 self.preparing.discard(body)
                 while True:
-                    try:
-                        if self.is_stalled():
-                            self.dispatch_or_fail()
-                        break
-                    except MemoryError:
-                        pass
 """,
         """                if self.queue and (self.free or self.endless):
                     self.dispatch()
                 body.fresh = False
+                while False:
 """,
         "two_slots_two_bodies",
     ),
