@@ -72,6 +72,10 @@ class _Reports:
         # Not globals: when the interpreter ends those may be gone.
         self._log = _logger.error
         self._ident = get_ident
+        self._table: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+        #: There for a thread that is not: it is all but gone, or none of Python's. What
+        #: `logging` has put there itself may stay for ever.
+        self._unlisted = threading.Thread(name="Dummy", daemon=False)
 
     def __call__(self, message: str, *args: object, exception: BaseException) -> None:
         self._waiting.append((exception, message, args))
@@ -80,6 +84,7 @@ class _Reports:
         while self._waiting and thread not in self._logging:
             try:
                 self._logging.add(thread)
+                self._table.setdefault(thread, self._unlisted)
                 while self._waiting:
                     exception, message, args = self._waiting.popleft()
                     self._log(message, *args, exc_info=exception)
@@ -87,6 +92,8 @@ class _Reports:
                 pass
             finally:
                 self._logging.discard(thread)
+                if self._table.get(thread) is self._unlisted:
+                    self._table.pop(thread)
 
 
 report = _Reports()

@@ -618,7 +618,7 @@ def test_a_map_that_is_dropped_half_way_cancels_what_has_not_started() -> None:
 
     def body(index: int) -> None:
         ran.append(index)
-        if index == 1:
+        if index:
             release.wait(LIMIT)
 
     with Service(1) as service:

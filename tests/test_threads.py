@@ -169,6 +169,18 @@ def test_a_thread_of_the_service_is_seen_by_threading() -> None:
     assert ended(thread)
 
 
+def test_a_thread_that_logs_when_it_is_all_but_gone_is_not_listed_for_ever(
+    log: SimpleQueue[logging.LogRecord],
+) -> None:
+    """As without a GIL, where an exception that others dropped is freed as its maker ends."""
+    local = threading.local()
+    before = set(threading.enumerate())
+    with Service(1) as service:
+        service.submit(lambda: setattr(local, "failed", service.submit(int, "x"))).result(LIMIT)
+    assert "nobody asked" in log.get(timeout=LIMIT).getMessage()
+    wait_until(lambda: before.issuperset(threading.enumerate()))
+
+
 def test_threading_locals_of_a_thread_stay_with_it() -> None:
     local = threading.local()
 
