@@ -59,6 +59,7 @@ def test_the_metadata_says_what_it_is(distribution: metadata.Distribution) -> No
     classifiers = distribution.metadata.get_all("Classifier") or []
     supported = [line.rsplit(" ", 1)[1] for line in classifiers if ":: Python :: 3." in line]
     assert supported == [f"3.{minor}" for minor in range(10, 16)]
+    assert "Programming Language :: Python :: Free Threading :: 2 - Beta" in classifiers
 
 
 def test_what_is_installed_is_the_package_and_nothing_else(
