@@ -58,15 +58,6 @@ def fail(exception: BaseException) -> None:
     raise exception
 
 
-async def ticks(while_pending: asyncio.Future[Any]) -> int:
-    """How often the loop comes round until that is done."""
-    count = 0
-    while not while_pending.done():
-        count += 1
-        await asyncio.sleep(0.001)
-    return count
-
-
 # An executor for blocking calls
 
 
@@ -285,14 +276,15 @@ def test_the_loop_goes_on_while_a_service_is_awaited_and_no_thread_is_made(
     run: Run[None],
 ) -> None:
     async def main() -> None:
-        with Service(2, "awaited") as service, holding(service, 2):
-            before = threading.active_count()
-            waiting = asyncio.ensure_future(service.async_block_till_done(0.1))
-            counting = asyncio.ensure_future(ticks(waiting))
-            await asyncio.sleep(0.02)
-            assert threading.active_count() == before
-            assert await waiting is False
-            assert await counting > 5
+        with Service(2, "awaited") as service:
+            with holding(service, 2):
+                before = threading.active_count()
+                waiting = asyncio.ensure_future(service.async_block_till_done(LIMIT))
+                for _ in range(5):
+                    await asyncio.sleep(0.005)
+                assert not waiting.done()
+                assert threading.active_count() == before
+            assert await waiting
 
     run(main())
 
