@@ -19,9 +19,11 @@ pytestmark = pytest.mark.timeout(120)
 
 LIMIT = 60.0
 
-# As at a terminal, whatever the process that runs these tests does with Ctrl-C.
-START = """
-import signal, sys
+# As at a terminal, whatever the process that runs these tests does with Ctrl-C. One that
+# stands still says where.
+START = f"""
+import faulthandler, signal, sys
+faulthandler.dump_traceback_later({LIMIT * 0.75}, exit=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from boundedexec.__main__ import main
 sys.exit(main(sys.argv[1:]))
@@ -45,7 +47,7 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 def demo(directory: Path, **environment: str) -> str:
     """The output of the demo on `directory`, where nothing is wrong with that."""
     done = run("demo", "--limit", "1", directory, **environment)
-    assert (done.returncode, done.stderr) == (0, ""), done
+    assert (done.returncode, done.stderr) == (0, ""), f"{done.stdout}{done.stderr}"
     return done.stdout
 
 
