@@ -280,7 +280,7 @@ def test_the_loop_goes_on_while_a_service_is_awaited_and_no_thread_is_made(
             with holding(service, 2):
                 before = threading.active_count()
                 waiting = asyncio.ensure_future(service.async_block_till_done(LIMIT))
-                for _ in range(5):
+                for _ in range(6):
                     await asyncio.sleep(0.005)
                 assert not waiting.done()
                 assert threading.active_count() == before
