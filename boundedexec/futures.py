@@ -499,8 +499,11 @@ class Future(concurrent.futures.Future[T]):
             except AttributeError:
                 pass
             if claimed or self._is_being_cancelled(owner):
-                self._cancel(owner)
-            cancelled = self.cancelled()
+                if self._watch is None:
+                    self._become_cancelled()
+                else:
+                    self._cancel_watched(owner)
+            cancelled = self._state is CANCELLED or self.cancelled()
             owner.away.discard(mark)
             owner.check_idle()
         except BaseException:
@@ -514,10 +517,7 @@ class Future(concurrent.futures.Future[T]):
             raise
         return cancelled
 
-    def _cancel(self, owner: Owner) -> None:
-        if self._watch is None:
-            self._become_cancelled()
-            return
+    def _cancel_watched(self, owner: Owner) -> None:
         before = current.cancelling
         try:
             current.cancelling = owner
