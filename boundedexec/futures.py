@@ -503,6 +503,7 @@ class Future(concurrent.futures.Future[T]):
                     self._become_cancelled()
                 else:
                     self._cancel_watched(owner)
+            # As `cancelled` has it first, but without the call: most are final by here.
             cancelled = self._state is CANCELLED or self.cancelled()
             owner.away.discard(mark)
             owner.check_idle()
