@@ -10,13 +10,21 @@ from concurrent.futures import (
     TimeoutError,
 )
 from concurrent.futures.thread import BrokenThreadPool
+from typing import TYPE_CHECKING
 
+from ._core.blocking import DeadlockError
+from ._core.pool import QueueFull
+from ._core.waits import as_completed, wait
 from .coalescer import Coalescer
 from .drop_in import ThreadPoolExecutor
-from .futures import Future
 from .installing import install, installed
 from .service import Service
-from .waiting import DeadlockError, as_completed, wait
+
+if TYPE_CHECKING:
+    # So that annotations and lists of futures mean the same before and after the change.
+    from concurrent.futures import Future
+else:
+    from ._core.future import Future
 
 __all__ = [
     "ALL_COMPLETED",
@@ -29,6 +37,7 @@ __all__ = [
     "DeadlockError",
     "Future",
     "InvalidStateError",
+    "QueueFull",
     "Service",
     "ThreadPoolExecutor",
     "TimeoutError",
@@ -42,6 +51,7 @@ for _public in (
     Coalescer,
     DeadlockError,
     Future,
+    QueueFull,
     Service,
     ThreadPoolExecutor,
     as_completed,

@@ -1,9 +1,8 @@
 """The command line: ``python -m boundedexec COMMAND ...``.
 
-Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``,
-the exit status; or with ``main(arguments) -> int`` where what follows is not the
-command's own. Only the chosen one is imported, so that no command pays for another's
-imports or fails with them.
+Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``, which
+returns the exit status; or with ``main(arguments) -> int`` if it parses its arguments
+itself. Only the chosen one is imported, so that no command depends on another's imports.
 """
 
 from __future__ import annotations
@@ -17,9 +16,15 @@ from collections.abc import Sequence
 
 # The command, its module, and its line in the help.
 _COMMANDS = {
-    "demo": ("boundedexec._demo", "what the package is for, on the files of a directory"),
-    "run": ("boundedexec._run", "run a program as it is, with this package's pools for its own"),
-    "bench": ("boundedexec._bench", "what it takes beside ThreadPoolExecutor, row by row"),
+    "demo": ("boundedexec._commands.demo", "what the package does, on the files of a directory"),
+    "run": (
+        "boundedexec._commands.run",
+        "run a program unchanged, with this package's pools in place of its own",
+    ),
+    "bench": (
+        "boundedexec._commands.bench",
+        "what it costs, compared with ThreadPoolExecutor, row by row",
+    ),
 }
 
 # What a shell reports for a program that the signal ended: 128 + its number.
@@ -43,11 +48,10 @@ def _chosen(arguments: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the process's) name; return its exit status.
 
-    Ctrl-C ends the process here and now, with status 130, unless it is `run`'s: then it
-    is the program's.
+    Ctrl-C ends the process at once, with status 130; under `run` the program handles it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    # What follows the command is the command's to parse.
+    # The command parses what follows its name.
     command = _chosen(arguments[:1])
     module = importlib.import_module(_COMMANDS[command][0])
     if hasattr(module, "main"):
@@ -62,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: interrupted", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        # Not a return: the interpreter would wait for what runs on other threads.
+        # Not a return: the interpreter would wait for the other threads.
         os._exit(_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read the output has enough. The interpreter flushes stdout once
-        # more at exit and would complain, so that flush must find an open file.
+        # The reader of the output is gone. The interpreter flushes stdout again at exit
+        # and would print an error, so that flush must find an open file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     return status

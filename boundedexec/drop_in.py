@@ -1,27 +1,28 @@
-"""ThreadPoolExecutor, and what other libraries read from one.
+"""ThreadPoolExecutor, and what other programs read, set and override of a pool.
 
-Three private attributes of the stdlib's pool are read by libraries that take one:
-`_max_workers` (its size), `_threads` (how many there are) and `_work_queue` (how
-much waits; a client that gives up empties it). They are here for every `Service`,
-which has no such parts, and give what the stdlib's would.
+The stdlib's pool has private attributes that libraries and programs use all the same. They
+are here, and true, for every `Service`.
 """
-
-# The rooms share what users must not touch.
-# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import math
 import os
 import queue
-from collections.abc import Callable, Collection
-from typing import Any
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
 
-from .futures import Future
-from .service import Service, checked_positive
-from .slots import Slots
-from .threads import Worker
+from ._core.locking import locked
+from ._core.outstanding import check_idle
+from ._core.pool import threads
+from ._core.slots import open_one
+from ._core.state import Slots, Worker
+from ._core.submission import Submission
+from .service import Service, slots_of
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -33,13 +34,14 @@ class _WorkItem:
     Python 3.14 on that has them as one `task`) and a future that nobody but its taker
     will finish."""
 
-    def __init__(self, future: Future[Any], fn: Callable[..., Any]) -> None:
-        self.fn, self.args, self.kwargs = fn, future._args, future._kwargs or {}
+    def __init__(self, future: Submission[Any], fn: Callable[..., Any]) -> None:
+        self.fn, self.args, self.kwargs = fn, future.args or (), future.kwargs or {}
         self.task = self.fn, self.args, self.kwargs
         self.future = future
-        future._forget()
-        future._owner = None
-        future._fn = True
+        future.forget()
+        future.owner = None
+        future.state = "PENDING"
+        future.fn = True
 
 
 class _WorkQueue:
@@ -64,54 +66,25 @@ class _WorkQueue:
                 future = self._slots.queue.popleft()
             except IndexError:
                 raise queue.Empty from None
-            taken = future._take()
+            if future.args is None:
+                future.cancel_even_if_shared()  # A Coalescer's run: its callable is not known.
+                continue
+            taken = future.take()
             if taken is not None:
-                self._slots.check_idle()
+                check_idle(self._slots)
                 return _WorkItem(future, taken)
 
     def get_nowait(self) -> _WorkItem:
         return self.get(block=False)
 
 
-def _max_workers(service: Service) -> int:
-    """The bound, or how many threads there are where there is none; always positive."""
-    slots = service._slots
-    return slots.max_workers or max(1, len(slots.crew.workers))
-
-
-def _threads(service: Service) -> Collection[Worker]:
-    return set(service._slots.crew.workers)
-
-
-def _work_queue(service: Service) -> _WorkQueue:
-    return _WorkQueue(service._slots)
-
-
-class _Part:
-    """An attribute that is computed until somebody sets one of their own.
-
-    Subclasses do: a `_work_queue` with a limit is a known recipe, if one without any
-    effect here.
-    """
-
-    def __init__(self, compute: Callable[[Service], object]) -> None:
-        self._compute = compute
-
-    def __get__(self, service: Service | None, owner: type) -> object:
-        return self if service is None else self._compute(service)
-
-
-# From here, not in `service`: a Service has no such parts, and does not know who looks.
-for _compute in (_max_workers, _threads, _work_queue):
-    setattr(Service, _compute.__name__, _Part(_compute))
-
-
 class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
     """A `Service` for code that asks for the stdlib's class, with its defaults.
 
-    `isinstance` and `issubclass` say that it is one; it runs none of its code. Unlike
-    a plain Service it has the stdlib's number of workers, raises `ValueError` for
-    `max_workers <= 0`, and keeps its threads until it is shut down.
+    `isinstance` and `issubclass` say that it is one; it runs none of its code. Unlike a
+    plain Service it has the stdlib's number of workers and its tolerance of other numbers
+    than integers, raises `ValueError` for `max_workers <= 0`, keeps its threads until it is
+    shut down, and leaves bodies in the context of their thread.
     """
 
     def __init__(
@@ -123,20 +96,184 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         *,
         idle_timeout: float | None = None,
         lending: bool = True,
+        propagate_context: bool = False,
+        max_queued: int | None = None,
         daemon: bool = False,
     ) -> None:
         super().__init__(
-            default_workers() if max_workers is None else checked_positive(max_workers),
+            _bound(max_workers),
             thread_name_prefix or f"ThreadPoolExecutor-{next(_pools)}",
             initializer,
             initargs,
             idle_timeout=idle_timeout,
             lending=lending,
+            propagate_context=propagate_context,
+            max_queued=max_queued,
             daemon=daemon,
         )
+        if hasattr(self, "_adjust_thread_count") and not _is_stdlibs(type(self)):
+            _warn(self, "_adjust_thread_count", "daemon=True", stacklevel=3)
+
+
+def _is_stdlibs(cls: type) -> bool:
+    """Whether `_adjust_thread_count`, which starts the stdlib's threads, is the stdlib's."""
+    name = "_adjust_thread_count"
+    return getattr(cls, name) is getattr(concurrent.futures.ThreadPoolExecutor, name, None)
+
+
+def _bound(max_workers: Any) -> int:
+    """The bound for what the stdlib's pool takes: any number that can be compared."""
+    if max_workers is None:
+        return default_workers()
+    if max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    if math.isinf(max_workers):
+        return 0
+    # The stdlib starts a thread while there are fewer than that: 2.5 means three.
+    number: float = max_workers
+    return math.ceil(number)
+
+
+class _Defaults:
+    #: What `run --workers` says; None for the stdlib's number.
+    workers: int | None = None
+
+
+def set_default_workers(workers: int | None) -> None:
+    """Have pools that are made without a number have `workers`."""
+    _Defaults.workers = workers
 
 
 def default_workers() -> int:
     """How many workers a pool has that was made without a number: as many as the stdlib's."""
+    if _Defaults.workers is not None:
+        return _Defaults.workers
     process_cpu_count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
     return min(32, (process_cpu_count() or 1) + 4)
+
+
+# What others read from a pool although it is private.
+
+
+def _max_workers(service: Service) -> int:
+    """The bound, or how many threads there are where there is none; always positive."""
+    slots = slots_of(service)
+    return slots.max_workers or max(1, len(threads(slots)))
+
+
+def _set_max_workers(service: Service, value: Any) -> None:
+    service.max_workers = _bound(value)
+
+
+def _threads(service: Service) -> set[Worker]:
+    """The threads, with one for each submission that may start: as the stdlib, which starts
+    them in `submit`."""
+    slots = slots_of(service)
+    if slots.queue:
+        locked(_start_threads, slots)
+    return threads(slots)
+
+
+def _start_threads(slots: Slots) -> None:
+    """Start the threads that queued submissions lack, whether a signal is on its way or not."""
+    idle = {wake.worker for wake in slots.free}
+    coming = sum(w.slot and w.future is None and w not in idle for w in slots.workers)
+    begun = sum(worker.begun for worker in idle)
+    for _ in range(len(slots.queue) - coming - begun):
+        open_one(slots)
+        if not slots.free:
+            break
+        wake = slots.free.pop(0)
+        try:
+            next(wake)
+        except RuntimeError:
+            slots.free.insert(0, wake)
+            break  # The next one to look tries again.
+    open_one(slots)
+
+
+class _Part:
+    """An attribute of the stdlib's pool that is computed here, and stays what it is.
+
+    What a program sets in its place has no effect on the service; a warning names what has.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Service], object],
+        instead: str = "",
+        setting: Callable[[Service, Any], None] | None = None,
+    ) -> None:
+        self._compute = compute
+        self._instead = instead
+        self._setting = setting
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, service: Service | None, owner: type) -> Any:
+        if service is None:
+            return self
+        return vars(service).get(self._name) or self._compute(service)
+
+    def __set__(self, service: Service, value: Any) -> None:
+        if self._setting is not None:
+            self._setting(service, value)
+            return
+        vars(service)[self._name] = value
+        if self._instead:
+            _warn(service, self._name, self._instead, stacklevel=3)
+
+
+def _warn(service: Service, name: str, instead: str, stacklevel: int) -> None:
+    warnings.warn(
+        f"{name} of one's own has no effect on a {type(service).__name__}, whose threads and"
+        f" queue are boundedexec's; {instead} does that here",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def _broken(service: Service) -> str | Literal[False]:
+    if slots_of(service).broken:
+        return "A thread initializer failed, the thread pool is not usable anymore"
+    return False
+
+
+class _ShutdownLock:
+    """Made when somebody asks for it: a real lock, which this package does not take."""
+
+    def __get__(self, service: Service | None, owner: type) -> Any:
+        if service is None:
+            return self
+        return vars(service).setdefault("_shutdown_lock", threading.Lock())
+
+
+def _initializer(service: Service) -> Any:
+    initializer: Any = slots_of(service).settings.initializer
+    return None if initializer is None else initializer.func
+
+
+def _initargs(service: Service) -> tuple[Any, ...]:
+    initializer: Any = slots_of(service).settings.initializer
+    return () if initializer is None else initializer.args
+
+
+_PARTS: dict[str, Any] = {
+    "_max_workers": _Part(_max_workers, setting=_set_max_workers),
+    "_threads": _Part(_threads),
+    "_work_queue": _Part(
+        lambda service: _WorkQueue(slots_of(service)), "Service(max_queued=n)"
+    ),
+    "_shutdown": _Part(lambda service: service.is_shut_down),
+    "_broken": _Part(_broken),
+    "_shutdown_lock": _ShutdownLock(),
+    "_thread_name_prefix": _Part(lambda service: slots_of(service).settings.prefix),
+    "_initializer": _Part(_initializer),
+    "_initargs": _Part(_initargs),
+}
+# From here, not in `service`: a Service does not know who looks at it in this way.
+for _name, _part in _PARTS.items():
+    if isinstance(_part, _Part):
+        _part.__set_name__(Service, _name)
+    setattr(Service, _name, _part)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import ModuleType
 
+from ._core.waits import as_completed, wait
 from .drop_in import ThreadPoolExecutor
-from .waiting import as_completed, wait
 
 __all__ = ["install", "installed"]
 

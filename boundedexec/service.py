@@ -1,27 +1,31 @@
 """Service: the executor's surface, and nothing below it."""
 
-# The rooms share what users must not touch.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import concurrent.futures
+import operator
 import os
+import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .futures import PENDING, Future, current, keep_unreported, serials
-from .slots import Slots
-from .waiting import Body
+from ._core.blocking import SlotYielded
+from ._core.future import Future
+from ._core.locking import headroom, locked
+from ._core.outstanding import wait_idle
+from ._core.pool import check_accepts, close, join, make_slots, publish, retire, take_out
+from ._core.slots import look, set_bound
+from ._core.state import Settings, Slots, Worker, current_body, current_worker
+from ._core.submission import CANCELLED, PENDING, serials
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["Service"]
 
@@ -29,6 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _new_future: Callable[[type[Future[Any]]], Future[Any]] = object.__new__
+_service_numbers = iter(range(1 << 62))
 
 
 class Service(concurrent.futures.Executor):
@@ -67,24 +72,27 @@ class Service(concurrent.futures.Executor):
         *,
         idle_timeout: float | None = 10.0,
         lending: bool = True,
+        propagate_context: bool = True,
+        max_queued: int | None = None,
         daemon: bool = False,
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable or None, not {initializer!r}")
-        slots = Slots(
-            _checked_bound(max_workers),
-            prefix=thread_name_prefix,
-            idle_timeout=_checked_timeout(idle_timeout),
-            initializer=initializer and partial(initializer, *initargs),
-            lending=lending,
-            daemon=daemon,
+        settings = Settings(
+            thread_name_prefix or f"Service-{next(_service_numbers)}",
+            _checked_timeout(idle_timeout),
+            None if initializer is None else partial(initializer, *initargs),
+            lending,
+            propagate_context,
+            _checked_max_queued(max_queued),
+            daemon,
         )
-        self._attach(slots)
+        self.attach(make_slots(settings, _checked_bound(max_workers)))
 
-    def _attach(self, slots: Slots) -> None:
-        """Have `slots` retire when this is collected, and replaced after a fork."""
+    def attach(self, slots: Slots) -> None:
+        """Have `slots` be this service's, and finish when it is collected. For the core."""
         self._slots = slots
-        slots.owner = weakref.ref(self, slots.retire)
+        slots.service = weakref.ref(self, partial(retire, slots))
 
     @classmethod
     def bounded(cls, max_workers: int, /, *args: Any, **kwargs: Any) -> Self:
@@ -98,8 +106,26 @@ class Service(concurrent.futures.Executor):
 
     @property
     def max_workers(self) -> int | None:
-        """How many bodies may hold a slot at once; None when there is no bound."""
+        """How many bodies may hold a slot at once; None when there is no bound.
+
+        Can be set at any time, to what it can be: a larger bound, or None for no bound,
+        starts what is queued at once; a smaller one is reached as bodies end, and
+        interrupts nobody. Raises `TypeError` for what is no integer.
+        """
         return self._slots.max_workers
+
+    @max_workers.setter
+    def max_workers(self, max_workers: int | None) -> None:
+        bound = None if max_workers is None else _checked_bound(max_workers)
+        headroom()
+        slots = self._slots
+        locked(set_bound, slots, bound)
+        look(slots)
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether `shutdown` was called, or the interpreter is about to end."""
+        return self._slots.ending
 
     # Typed as the stdlib's, so that code which passes lists of its futures around, or
     # overrides `submit`, goes on type-checking.
@@ -108,36 +134,42 @@ class Service(concurrent.futures.Executor):
     ) -> concurrent.futures.Future[T]:
         """Queue `fn(*args, **kwargs)` and return its future at once.
 
-        Never blocks, and may be called from anywhere: a body, a done-callback, a
-        signal handler, a `__del__`. The body runs in a copy of the caller's context.
-        Raises `RuntimeError` after shutdown and where no thread can be started though
-        nothing runs, `TypeError` if `fn` is not callable. Costs one or two
-        microseconds.
+        Never blocks, and may be called from anywhere: a body, a done-callback, a signal
+        handler, a `__del__`. Raises `RuntimeError` after shutdown and where no thread can
+        be started though nothing runs, `QueueFull`, `TypeError` if `fn` is not callable.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
-        if slots.refusal is not None and slots.refuses():
-            raise slots.refusal()
+        if slots.checked:
+            check_accepts(slots)
         # Not `Future(...)`: a constructor's call costs as much as all that follows.
         future: Future[T] = _new_future(Future)
-        context = copy_context()
-        future._state = PENDING
-        future._failure = None
-        future._owner = slots
-        future._args = args
-        future._kwargs = kwargs or None
-        future._context = context if len(context) else None
-        future._serial = next(serials)
-        future._fn = fn
-        slots.queue.append(future)
-        # Queued, so look. For a shutdown first: it may have returned meanwhile, and then
-        # no thread may be woken any more; if not, it sees what is queued.
-        if slots.refusal is not None and slots.refuses() and slots.take_back(future):
-            raise slots.refusal()
-        # A worker that is waking up looks when it is awake.
-        if (slots.free or slots.endless) and not slots.last.woken.fresh:
-            slots.wake(future)
+        future.state = PENDING
+        future.failure = None
+        future.owner = slots
+        future.args = args
+        future.kwargs = kwargs or None
+        future.context = None
+        if slots.propagate:
+            context = copy_context()
+            if context:
+                future.context = context
+        future.serial = next(serials)
+        future.fn = fn
+        if slots.checked and slots.recorder is not None:
+            slots.recorder.submitted(future)
+        try:
+            publish(slots, future)
+        except BaseException:
+            # Nobody has the future. Claimed without a call: there may be no frame for one.
+            try:
+                del future.fn
+                future.state = CANCELLED
+                take_out(slots, future)
+            except AttributeError:
+                pass
+            raise
         return future
 
     def map(
@@ -163,11 +195,11 @@ class Service(concurrent.futures.Executor):
         futures: deque[concurrent.futures.Future[T]] = deque()
         try:
             for call in calls:
-                _add(futures, self, fn, call)
+                futures.append(self.submit(fn, *call))
                 if len(futures) == buffersize:
                     break
         except BaseException:
-            _cancel(futures)
+            _drop(futures)
             raise
         # With everything submitted the iterator needs nothing more of this service,
         # and must not keep it alive.
@@ -183,47 +215,21 @@ class Service(concurrent.futures.Executor):
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
-        slots = self._slots
-        if slots.unbounded:
+        with self.slot_yielded():
             return fn(*args, **kwargs)
-        body = self._own_body()
-        if body is None:
-            raise RuntimeError(
-                "yield_slot must be called in a body of this service: no slot is held here"
-            )
-        if body.slot is None:
-            return fn(*args, **kwargs)
-        try:
-            try:
-                slots.give_away(body)
-                return fn(*args, **kwargs)
-            finally:
-                slots.resume(body)
-        finally:
-            if body.resumes():
-                slots.resume(body)  # It was interrupted.
 
-    @contextmanager
-    def slot_yielded(self) -> Generator[None]:
-        """`yield_slot` as a `with` block: in it, the slot is somebody else's."""
-        slots = self._slots
-        body = None if slots.unbounded else self._own_body()
-        if body is None and not slots.unbounded:
-            raise RuntimeError(
-                "slot_yielded must be used in a body of this service: no slot is held here"
-            )
-        if body is None or body.slot is None:
-            yield
-            return
-        try:
-            try:
-                slots.give_away(body)
-                yield
-            finally:
-                slots.resume(body)
-        finally:
-            if body.resumes():
-                slots.resume(body)  # It was interrupted.
+    def slot_yielded(self) -> AbstractContextManager[None]:
+        """`yield_slot` as a `with` block: in it, the slot is somebody else's.
+
+        Where the block outlives its body (a generator that is kept), it ends without
+        taking a slot. Raises `RuntimeError` outside a body of this service.
+        """
+        if self._slots.max_workers is None:
+            return SlotYielded(self._slots, None)
+        body = current_body()
+        if body is None or body.slots is not self._slots:
+            raise RuntimeError("no slot is held here: this is not a body of this service")
+        return SlotYielded(self._slots, body)
 
     def block_till_done(self, timeout: float | None = None) -> bool:
         """Block until nothing is outstanding: queued, running, waiting or owed.
@@ -234,7 +240,8 @@ class Service(concurrent.futures.Executor):
         """
         if self._is_waited_for_by_itself():
             raise RuntimeError("block_till_done in a body of its own service would never return")
-        return self._slots.wait_idle(timeout)
+        headroom()
+        return wait_idle(self._slots, timeout)
 
     async def async_block_till_done(self, timeout: float | None = None) -> bool:
         """`block_till_done` for a coroutine: the loop goes on meanwhile.
@@ -249,7 +256,7 @@ class Service(concurrent.futures.Executor):
                 "async_block_till_done in a body of its own service would never return"
             )
         # Here, so that importing the package does not import asyncio.
-        from .event_loop import wait_idle  # noqa: PLC0415
+        from ._core.event_loop import wait_idle  # noqa: PLC0415
 
         return await wait_idle(self._slots, timeout)
 
@@ -264,52 +271,66 @@ class Service(concurrent.futures.Executor):
                 "shutdown(wait=True) in a body of its own service would never return;"
                 " use shutdown(wait=False)"
             )
-        self._slots.close(cancel=cancel_futures)
+        headroom()
+        slots = self._slots
+        close(slots, cancel=cancel_futures)
         if wait:
-            self._slots.join()
-
-    def _own_body(self) -> Body | None:
-        """The body of this service that the caller is part of."""
-        body = current.body
-        if isinstance(body, Body) and body.slots is self._slots and body.future is not None:
-            return body
-        return None
+            join(slots)
 
     def _is_waited_for_by_itself(self) -> bool:
         """Whether the caller is part of what is outstanding here."""
-        body = current.body
-        return current.cancelling is self._slots or (
-            isinstance(body, Body) and body.slots is self._slots
-        )
+        worker: Worker | None = current_worker.get()
+        return worker is not None and worker.slots is self._slots
 
     def __repr__(self) -> str:
         name = type(self).__name__
         slots: Slots | None = vars(self).get("_slots")
         if slots is None:
             return f"<{name} not initialized>"
-        running = sum(body.future is not None for body in slots.bodies())
+        running = sum(worker.future is not None for worker in list(slots.workers))
         queued = len(slots.queue)
-        return (
-            f"<{name} max_workers={slots.max_workers} {running=} {queued=} {slots.condition()}>"
-        )
+        condition = "broken" if slots.broken else "shut down" if slots.ending else "open"
+        return f"<{name} max_workers={slots.max_workers} {running=} {queued=} {condition}>"
 
     def __reduce__(self) -> str:
         raise TypeError("a Service cannot be pickled: its threads are in this process")
 
 
-def _checked_bound(max_workers: object) -> int | None:
+def slots_of(service: Service) -> Slots:
+    """What the package's other rooms know a service by."""
+    return service._slots  # pyright: ignore[reportPrivateUsage]
+
+
+def _checked_bound(max_workers: Any) -> int | None:
     if max_workers is None:
         return 4 * _usable_cpus()
-    if not isinstance(max_workers, int) or isinstance(max_workers, bool):
-        raise TypeError(f"max_workers must be an int or None, not {max_workers!r}")
-    return max_workers if max_workers > 0 else None
+    bound = _checked_integer("max_workers", max_workers)
+    return bound if bound > 0 else None
 
 
-def checked_positive(max_workers: object) -> int:
+def _checked_integer(name: str, value: Any) -> int:
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be an int or None, not {value!r}")
+
+
+def _checked_max_queued(max_queued: Any) -> int | None:
+    if max_queued is None:
+        return None
+    number = _checked_integer("max_queued", max_queued)
+    if number < 0:
+        raise ValueError(f"max_queued must be 0 or more, not {max_queued!r}")
+    return number
+
+
+def checked_positive(max_workers: Any) -> int:
     if max_workers is None:
         raise TypeError("max_workers must be an int, not None")
-    bound = _checked_bound(max_workers)
-    if bound is None:
+    bound = _checked_integer("max_workers", max_workers)
+    if bound <= 0:
         raise ValueError(f"max_workers must be greater than 0, not {max_workers!r}")
     return bound
 
@@ -330,7 +351,7 @@ def _checked_timeout(idle_timeout: object) -> float | None:
         raise TypeError(f"idle_timeout must be seconds or None, not {idle_timeout!r}")
     if not idle_timeout >= 0:
         raise ValueError(f"idle_timeout must be 0 or more seconds, not {idle_timeout!r}")
-    return float(idle_timeout)
+    return min(float(idle_timeout), threading.TIMEOUT_MAX)
 
 
 def _usable_cpus() -> int:
@@ -342,18 +363,6 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _add(
-    futures: deque[concurrent.futures.Future[T]],
-    service: Service,
-    fn: Callable[..., T],
-    call: tuple[Any, ...],
-) -> None:
-    future = service.submit(fn, *call)
-    # Either the iterator raises what it raised, or nobody ever sees it.
-    keep_unreported(future)
-    futures.append(future)
-
-
 def _results(
     futures: deque[concurrent.futures.Future[T]],
     end: float | None,
@@ -361,33 +370,43 @@ def _results(
     fn: Callable[..., T],
     calls: Iterator[tuple[Any, ...]],
 ) -> Iterator[T]:
-    # A generator that was never started is dropped without a word, as the stdlib's
-    # is: a call of `map` for its effects alone has them all.
+    # A generator that was never started is dropped without running any of this, as the
+    # stdlib's: a call of `map` for its effects alone has them all.
     #
-    # Where one result is between its future and the caller: a local variable would
-    # keep it until the next is asked for.
+    # Where one result is between its future and the caller: a local variable would keep
+    # it until the next is asked for.
     taken: list[T] = []
     try:
         while futures:
-            future = futures.popleft()
-            try:
-                taken.append(future.result(None if end is None else end - time.monotonic()))
-            except BaseException:
-                future.cancel()
-                raise
-            finally:
-                del future
+            taken.append(_first_result(futures, end))
             owner = None if service is None else service()
             if owner is not None:
                 for call in calls:
-                    _add(futures, owner, fn, call)
+                    futures.append(owner.submit(fn, *call))
                     break
             del owner
             yield taken.pop()
     finally:
-        _cancel(futures)
+        while futures:
+            futures.popleft().cancel()
 
 
-def _cancel(futures: deque[concurrent.futures.Future[T]]) -> None:
+def _first_result(futures: deque[concurrent.futures.Future[T]], end: float | None) -> T:
+    future = futures.popleft()
+    try:
+        return future.result(None if end is None else end - time.monotonic())
+    except BaseException:
+        future.cancel()
+        _drop(futures)
+        raise
+    finally:
+        del future
+
+
+def _drop(futures: deque[concurrent.futures.Future[T]]) -> None:
+    """Cancel what has not started. Something was raised: nobody misses other failures."""
     while futures:
-        futures.popleft().cancel()
+        future = futures.popleft()
+        future.cancel()
+        if isinstance(future, Future):
+            future.silence()

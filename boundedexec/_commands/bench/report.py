@@ -12,17 +12,18 @@ from importlib import metadata
 from typing import Any
 
 from .pairs import FEWEST_PAIRS, Outcome, Verdict
-from .rows import Kind, Side, free_threaded
-from .work import usable_processors
+from .row import Kind, Side
+from .rows import free_threaded
+from .tools import usable_processors
 
 QUIET = 0.2
-"""Less of a processor than this, in the hands of others, does not show in a table."""
+"""Other processes that use less of a processor than this do not affect the figures."""
 
 HEADINGS = ("what", "stdlib", "Service", "floor", "ratio", "target", "spread", "met")
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader must know to compare with another machine."""
+    """Return what a reader needs to compare the figures with those of another machine."""
     try:
         version = metadata.version("boundedexec")
     except metadata.PackageNotFoundError:
@@ -39,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 
 def title() -> str:
-    """Return what a chart of the ratios is called."""
+    """Return the title of a chart of the ratios."""
     about = machine()
     return (
         "Service beside ThreadPoolExecutor, "
@@ -51,7 +52,7 @@ def title() -> str:
 
 @dataclass(frozen=True)
 class Processors:
-    """How long the processors have worked, in seconds; what is not this run is others."""
+    """How long the processors have worked, in seconds: in all, and for this run."""
 
     wall: float
     busy: float
@@ -59,7 +60,7 @@ class Processors:
 
     @classmethod
     def now(cls) -> Processors | None:
-        """Return the state of this moment, None where Linux's /proc is not."""
+        """Return the state now, None without Linux's /proc."""
         try:
             with open("/proc/stat", encoding="ascii") as stat:
                 user, nice, system, _, _, irq, softirq, steal = map(
@@ -67,7 +68,7 @@ class Processors:
                 )
         except (OSError, ValueError):
             return None
-        # What other guests of the host took (steal), this run went without as well.
+        # Time that other guests of the host took (steal) was not available here either.
         ticks = user + nice + system + irq + softirq + steal
         return cls(
             wall=time.monotonic(),
@@ -77,7 +78,7 @@ class Processors:
 
 
 def others_busy(before: Processors | None, after: Processors | None) -> float | None:
-    """Return how many processors others kept busy in between, None where unknown."""
+    """Return how many processors other processes kept busy meanwhile, None if unknown."""
     if before is None or after is None or after.wall <= before.wall:
         return None
     others = (after.busy - before.busy) - (after.own - before.own)
@@ -85,17 +86,17 @@ def others_busy(before: Processors | None, after: Processors | None) -> float | 
 
 
 def note_on_others(others: float | None) -> str:
-    """Return a line for whoever reads a table made on a busy machine, or nothing."""
+    """Return a warning that the machine was busy, or an empty string."""
     if others is None or others < QUIET:
         return ""
     return (
-        f"Meanwhile other processes kept {others:.1f} processors busy: the figures are "
-        "theirs too, and the spreads wide. Measure on a quiet machine."
+        f"Other processes kept {others:.1f} processors busy meanwhile. That distorts the "
+        "figures and widens the spreads; measure on a quiet machine."
     )
 
 
 def heading(repeat: int, scale: float) -> str:
-    """Return the lines that stand above the table."""
+    """Return the text above the table."""
     about = machine()
     lines = [
         f"boundedexec {about['boundedexec']}, {about['implementation']} {about['python']}"
@@ -155,6 +156,8 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 def target(verdict: Verdict) -> str:
     """Return the target as the table shows it."""
     line = verdict.line
+    if line.target is None:
+        return ""
     if line.kind is Kind.RATIO:
         return f"≤ {line.target:.2f}"
     sign = "≥" if line.kind is Kind.AT_LEAST else "≤"
@@ -162,14 +165,14 @@ def target(verdict: Verdict) -> str:
 
 
 def amount(value: float | None, unit: str) -> str:
-    """Return `value` with its unit, or nothing where there is none."""
+    """Return `value` with its unit, or an empty string for None."""
     if value is None:
         return ""
     return f"{number(value)} {unit}"
 
 
 def number(value: float) -> str:
-    """Return `value` in three digits, or in all those before the point if they are more."""
+    """Return `value` with three significant digits, or more where it is 1,000 or more."""
     if value == int(value):
         return f"{value:,.0f}"
     leading = math.floor(math.log10(abs(value)))
@@ -184,7 +187,7 @@ def document(
     scale: float,
     others: float | None,
 ) -> dict[str, Any]:
-    """Return everything that was measured, for JSON."""
+    """Return everything that was measured, as a JSON document."""
     by_row = {outcome.row.name: outcome for outcome in outcomes}
     return {
         "machine": machine(),

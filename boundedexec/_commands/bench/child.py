@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 
-from .rows import Side, all_rows
-from .work import NotMeasured
+from .row import Side
+from .rows import all_rows
+from .tools import NotMeasured
 
 
 def main(name: str, side: str, size: int) -> None:
-    """Do the row called `name` on `side` with `size` operations."""
+    """Measure the row called `name` on `side` with `size` operations."""
     (row,) = [row for row in all_rows() if row.name == name]
     try:
         figures = row.sides[Side(side)](size)
@@ -21,5 +22,5 @@ def main(name: str, side: str, size: int) -> None:
         answer: dict[str, object] = {"not_measured": str(error)}
     else:
         answer = {"figures": figures}
-    # Flushed, so that a process that hangs at its exit is told from one that hangs.
+    # Flushed now: the parent can then distinguish a hang at exit from one before.
     print(json.dumps(answer), flush=True)

@@ -1,14 +1,13 @@
-"""``python -m boundedexec demo [DIR]``: what the package is for, on real files.
+"""``python -m boundedexec demo [DIR]``: what the package does, on real files.
 
 Three parts, each beside ``ThreadPoolExecutor`` where that can do it at all: a
 submission for every file, a walk in which every directory waits for those below
 it, and a storm of change notices that a ``Coalescer`` folds into few runs.
 
-Every figure that it prints was measured in the run that prints it, and the two
-executors take turns, so that neither has the warmer cache or the quieter machine.
-It stands on the public names of the package alone. No part lasts longer than its
-time limit, however large DIR is: bodies look at a `_Limit`, and what they left
-out is said.
+Every figure is measured in the run that prints it. The two executors alternate, so that
+neither has the warmer cache or the quieter machine. The demo uses only the public names
+of the package. No part takes longer than its time limit, however large DIR is: bodies
+check a `_Limit`, and the output says what was left out.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ from boundedexec import Coalescer, Service
 
 _E = TypeVar("_E", bound=Executor)
 
-# Seconds that a pass over DIR may take; all of them together take under a minute.
+# Seconds that a pass over DIR may take; all passes together take under a minute.
 _LIMIT = 8.0
-# Parts of that limit: of what is hashed again to compare, of the rounds of one
-# comparison, of the storm that would run once for each notice.
+# Shares of that limit: for the files hashed again to compare, for the rounds of one
+# comparison, for a storm with one run for each notice.
 _COMPARED = 0.25
 _ROUNDS_SHARE = 0.5
 _STORM_SHARE = 0.2
@@ -54,12 +53,12 @@ _REFRESH = 0.1
 _ROUNDS = 9
 _BLOCK = 1 << 20
 
-# Few enough that any tree with directories three deep would fill a pool with waiting.
+# So few that waiting bodies fill a pool on any tree three directories deep.
 _WALK_SLOTS = 2
 
 _STORM_KEYS = 200
 _STORM_NOTICES = 20_000
-# So many at a time, and then a pause in seconds: in one burst no run would begin.
+# Notices in a burst, and the pause after it in seconds: without pauses no run would start.
 _WAVE = 1000
 _PAUSE = 0.001
 _STORM_BYTES = 1 << 16
@@ -96,17 +95,17 @@ def _positive(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; return 0, 1 where a change was not seen, 2 where DIR is no use."""
+    """Run the demo; return 0, or 1 if a run missed a change, or 2 if DIR is unusable."""
     given: str | None = args.directory
     directory = sysconfig.get_path("stdlib") if given is None else given
-    # What others installed beside the standard library is not Python's own.
+    # Packages installed beside the standard library are not part of it.
     left_out = frozenset({"site-packages", "dist-packages"} if given is None else ())
     try:
         os.scandir(directory).close()
     except OSError as error:
         print(f"python -m boundedexec demo: {_shown(directory)}: {error.strerror}", file=sys.stderr)
         return 2
-    # A file's name may hold what the output's encoding has no character for.
+    # The output's encoding may lack characters of a file's name.
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="backslashreplace")
     screen = _Screen(sys.stdout)
@@ -118,10 +117,10 @@ def run(args: argparse.Namespace) -> int:
         except BaseException as error:
             status.set_exception(error)
 
-    # Ctrl-C interrupts the main thread wherever it is. Inside a weakref's callback it
-    # would be lost, and inside the submit of a ThreadPoolExecutor it would leave a
-    # lock held for ever; so the main thread is always here. It wakes up now and then,
-    # for a signal that finds another thread does not wake it.
+    # Ctrl-C interrupts the main thread anywhere. In a weakref's callback it would be
+    # lost, and in the submit of a ThreadPoolExecutor a lock would stay locked; so the main
+    # thread only waits here. It wakes up regularly, because a signal that another thread
+    # receives does not wake it.
     threading.Thread(target=show, daemon=True).start()
     try:
         while not boundedexec.wait([status], timeout=_REFRESH).done:
@@ -156,35 +155,35 @@ def _show(directory: str, left_out: frozenset[str], seconds: float, screen: _Scr
 
 
 class _Screen:
-    """Lines for a reader, and below them one that changes in place on a terminal.
+    """Prints lines, and on a terminal a progress line below them that changes in place.
 
-    On a pipe or in a file there is no such line, so the output is plain.
+    On a pipe or in a file there is no progress line.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty()
-        # The length of what stands in the changing line.
+        # The length of the progress line.
         self._length = 0
 
     def line(self, text: str = "") -> None:
         self.progress("")
-        # Flushed, so that whoever reads a pipe sees a part when it is over.
+        # Flushed, so that the reader of a pipe sees each part when it is over.
         print(text, file=self._stream, flush=True)
 
     def progress(self, text: str) -> None:
         if self._live and (text or self._length):
             # A terminal that does not know its width says 0.
             text = text[: max(0, (shutil.get_terminal_size().columns or 80) - 3)]
-            # Overwritten with blanks, which every terminal can do, and with it
-            # the ^C that a terminal may have put behind it.
+            # Overwritten with blanks, which works on every terminal, as is the ^C that
+            # a terminal may have echoed after it.
             blank = " " * (self._length + 2)
             print(f"\r{blank}\r{text}", end="", file=self._stream, flush=True)
             self._length = len(text)
 
 
 class _Limit:
-    """Until when the bodies of a pass go on: its time limit, or `stop`."""
+    """The end of the time limit of a pass, which `stop` brings forward."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -198,10 +197,10 @@ class _Limit:
 
 @contextmanager
 def _ending(executor: _E, limit: _Limit) -> Generator[_E]:
-    """Use `executor`; at the end nothing of it goes on or is waited for.
+    """Use `executor`; at the end cancel what is queued and do not wait for the rest.
 
-    The ``with`` block of an executor would finish everything queued first, and one
-    that is stuck would never end.
+    The ``with`` block of an executor would finish everything queued first, and would
+    never end for one that is stuck.
     """
     try:
         yield executor
@@ -233,14 +232,14 @@ def _compare(
     service: Callable[[], float],
     pool: Callable[[], float] | None,
 ) -> _Times:
-    """Let the two take turns until the time for it is over; each has at least one."""
+    """Alternate the two until the time for it is over; measure each at least once."""
     limit = _Limit(seconds * _ROUNDS_SHARE)
     of_service: list[float] = []
     of_pool: list[float] = []
     for number in range(_ROUNDS):
         screen.progress(f"   comparing, round {number + 1} of at most {_ROUNDS}")
         turns = [(service, of_service)] + ([(pool, of_pool)] if pool else [])
-        # Whoever comes second finds what the first left: a warm cache, a busy disk.
+        # The second finds what the first left: a warm cache, a busy disk.
         for measure, times in turns if number % 2 else reversed(turns):
             gc.collect()
             times.append(measure())
@@ -254,7 +253,7 @@ def _compare(
 
 
 def _shown(path: str) -> str:
-    # A name may hold a line feed, an escape code or half a character.
+    # A name may contain a line feed, an escape code or an undecodable byte.
     return path if path and path.isprintable() else ascii(path)
 
 
@@ -281,7 +280,7 @@ class _Tree:
 
 
 def _look(root: str, left_out: frozenset[str], seconds: float, screen: _Screen) -> _Tree:
-    """List what is under `root` on this thread, for the later parts to be checked against.
+    """List what is under `root` on this thread; the later parts are checked against it.
 
     Symbolic links to directories are not followed, so a loop of them ends here.
     """
@@ -310,9 +309,9 @@ def _look(root: str, left_out: frozenset[str], seconds: float, screen: _Screen) 
 
 
 def _digest(path: str, limit: _Limit) -> int | None:
-    """Hash the file; return its size, or None where the limit came first."""
+    """Hash the file; return its size, or None if the limit passed first."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        # Opening a named pipe would wait for its writer.
+        # Opening a named pipe would block until it has a writer.
         raise OSError(0, "not a regular file", path)
     size = 0
     digest = hashlib.sha256()
@@ -328,13 +327,13 @@ def _digest(path: str, limit: _Limit) -> int | None:
 def _hash_files(tree: _Tree, seconds: float, screen: _Screen) -> tuple[list[str], _Times | None]:
     """Hash the files of `tree`; return those that could be read, and the times."""
     limit = _Limit(seconds)
-    # Many bodies append, which is one step on every build; one thread reads beside them.
+    # Many bodies append, which is atomic on every build, while one thread reads.
     read: list[tuple[str, int]] = []
     unread = list(tree.unread)
 
     def body(path: str) -> None:
-        # Not left to the futures: nobody keeps them, and an exception that nobody
-        # asked for is logged.
+        # The futures are dropped, and a dropped future logs an exception that was never
+        # retrieved.
         try:
             size = _digest(path, limit)
         except OSError as error:
@@ -363,11 +362,11 @@ def _hash_files(tree: _Tree, seconds: float, screen: _Screen) -> tuple[list[str]
             screen.progress(f"   hashed {counted:,} of {_count(number, 'file')}, {_size(size)}")
         if limit.over():
             service.shutdown(wait=False, cancel_futures=True)
-            # Bodies that run look at the limit after each block.
+            # Running bodies check the limit after each block.
             service.block_till_done(1.0)
         passed = time.perf_counter() - start
-    # In the order of the names, for which body was over first is chance, and a copy,
-    # for a body that is stuck in a read may still end.
+    # Sorted by name, because bodies finish in any order; copied, because a body that is
+    # stuck in a read may still finish.
     hashed, failed = sorted(read), sorted(unread)
     size = sum(more for _, more in hashed)
     screen.line(f"   hashed {_count(len(hashed), 'file')}, {_size(size)}, in {_time(passed)}")
@@ -380,7 +379,7 @@ def _hash_files(tree: _Tree, seconds: float, screen: _Screen) -> tuple[list[str]
         if len(failed) > _NAMED:
             screen.line(f"     and {len(failed) - _NAMED:,} more")
     paths = [path for path, _ in hashed]
-    # Those that took a short time at first are enough, and stay in the page cache.
+    # A part that takes a short time is enough, and stays in the page cache.
     share = min(1.0, seconds * _COMPARED / passed)
     compared = paths[: max(1, int(len(paths) * share))]
     return paths, _compare_hashing(compared, slots, seconds, screen) if compared else None
@@ -420,7 +419,7 @@ class _Walk:
         self._executor = executor
         self._left_out = left_out
         self._limit = limit
-        # Appended to by many threads, which is one step; read by the one that watches.
+        # Many threads append, which is atomic; the thread that watches reads.
         self.threads: list[int] = []
         self.waiting: list[str] = []
         self.finished: list[str] = []
@@ -428,7 +427,7 @@ class _Walk:
 
     def body(self, directory: str) -> tuple[int, int]:
         """Return how many directories and files there are from `directory` down."""
-        # Not a set of thread identities: a new thread may get that of one that ended.
+        # Not a set of thread identifiers: a new thread may reuse that of one that ended.
         if not hasattr(self._this_thread, "counted"):
             self._this_thread.counted = True
             self.threads.append(threading.get_ident())
@@ -442,7 +441,7 @@ class _Walk:
                     elif not (entry.is_symlink() and os.path.isdir(entry.path)):
                         files += 1
         except OSError:
-            # Named where the files were listed.
+            # It was reported when the files were listed.
             directories = 0
         if self._limit.over():
             below.clear()
@@ -456,7 +455,7 @@ class _Walk:
             try:
                 more_directories, more_files = future.result()
             except CancelledError:
-                # The walk was ended from outside, and nobody asks for its result.
+                # The walk was cancelled from outside, and its result is not used.
                 break
             directories += more_directories
             files += more_files
@@ -521,11 +520,11 @@ def _walk_directories(
 
 
 def _stuck_walk(tree: _Tree, left_out: frozenset[str], seconds: float, screen: _Screen) -> str:
-    """Walk `tree` on a pool; where it gets stuck, say how, else return an empty string.
+    """Walk `tree` on a pool; return how it gets stuck, an empty string if it does not.
 
     Stuck: every thread of the pool waits for the result of a submission, and in
-    `_STUCK_AFTER` seconds not one of them went on. What they wait for is queued
-    and has no thread left to run on.
+    `_STUCK_AFTER` seconds none of them went on. Those submissions are queued, and no
+    thread is left to run them.
     """
     limit = _Limit(seconds)
     with _ending(ThreadPoolExecutor(_WALK_SLOTS), limit) as pool:
@@ -534,13 +533,13 @@ def _stuck_walk(tree: _Tree, left_out: frozenset[str], seconds: float, screen: _
         screen.progress("   trying ThreadPoolExecutor")
         before = (0, 0)
         while not boundedexec.wait([whole], timeout=_STUCK_AFTER).done:
-            # `finished` is read first: a body appends to `waiting` before it, so
-            # the difference is never too small, and it is too large only for a
-            # walk that moves, which the next look sees.
+            # `finished` is read first: a body appends to `waiting` before it, so the
+            # difference is never too small. It is too large only while the walk makes
+            # progress, which the next comparison notices.
             finished = len(walk.finished)
             now = (len(walk.waiting), finished)
             if now == before and now[0] - finished == _WALK_SLOTS:
-                # Leaving this block cancels the queue, and with it what they wait for.
+                # Leaving this block cancels the submissions that they wait for.
                 return (
                     f"with {finished:,} of {tree.directories:,} directories done, each of its "
                     f"{_WALK_SLOTS} threads waits for one still queued\n"
@@ -554,12 +553,12 @@ def _stuck_walk(tree: _Tree, left_out: frozenset[str], seconds: float, screen: _
 
 
 class _Index:
-    """A digest of each file, and for each which of its changes the last run saw."""
+    """For each file the number of its changes, and which of them the last run saw."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.changes = dict.fromkeys(paths, 0)
         self.last_seen = dict.fromkeys(paths, 0)
-        # Appended to by many threads, which is one step.
+        # Many threads append, which is atomic.
         self.runs: list[str] = []
 
     def body(self, path: str) -> int:
@@ -571,7 +570,7 @@ class _Index:
         return seen
 
     def missed(self) -> int:
-        """For how many files the last run did not see the last change."""
+        """Return the number of files whose last run did not see the last change."""
         return sum(self.last_seen[path] != number for path, number in self.changes.items())
 
 
@@ -580,7 +579,7 @@ def _read_start(path: str) -> None:
         with open(path, "rb", buffering=0) as file:
             hashlib.sha256(file.read(_STORM_BYTES)).digest()
     except OSError:
-        # It was there in part 1; a run for a file that is gone is a run all the same.
+        # The file was there in part 1. A run for a file that has gone counts like any other.
         pass
 
 
@@ -613,7 +612,7 @@ def _storm(
 
 
 def _coalesce(hashed: Sequence[str], seconds: float, screen: _Screen) -> tuple[bool, _Times | None]:
-    """Drive the storm; return whether every change was seen, and the times."""
+    """Run the storms; return whether every change was seen, and the times."""
     screen.line()
     if not hashed:
         screen.line("3. A storm of change notices: no file that could change")
@@ -624,7 +623,7 @@ def _coalesce(hashed: Sequence[str], seconds: float, screen: _Screen) -> tuple[b
         _read_start(path)
     each = (time.perf_counter() - start) / len(paths)
     number = max(1000, min(_STORM_NOTICES, int(seconds * _STORM_SHARE / each)))
-    # A few files change all the time and most of them now and then.
+    # A few files change often, most of them rarely.
     hotness = [1 / place for place in range(1, len(paths) + 1)]
     notices = random.Random(0).choices(paths, hotness, k=number)
     screen.line(
@@ -650,7 +649,7 @@ def _coalesce(hashed: Sequence[str], seconds: float, screen: _Screen) -> tuple[b
             plain.append(_storm(paths, notices, lambda index, path: pool.submit(index.body, path)))
         return plain[-1].seconds
 
-    # Once before it counts, so that both have the Service's number of slots.
+    # Once before the comparison, so that both have the Service's number of slots.
     with_coalescer()
     times = _compare(screen, seconds, with_coalescer, with_pool)
     runs = statistics.median_low([outcome.runs for outcome in coalesced])

@@ -1,9 +1,8 @@
 """A small HTTP server for the row of real input and output.
 
-It is run as a script, in a process of its own. It prints its port, answers every
-request with the same page and closes the connection. It ends when its standard
-input ends or after five minutes, whichever is first. One thread and no parsing:
-what is measured is the client's side.
+It runs as a script, in a process of its own. It prints its port, answers every request
+with the same page and closes the connection. It ends with its standard input, or after
+five minutes. It has one thread and does not parse: the client's side is measured.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ def end_in_time() -> None:
 
 @dataclass
 class Connection:
-    """A client, and what it has said so far."""
+    """A client, and what it has sent so far."""
 
     client: socket.socket
     received: bytes = b""
 
     def answered(self) -> bool:
-        """Read what is there; return whether the client has its answer or is gone."""
+        """Read what has arrived; return True once the client has its answer or is gone."""
         try:
             more = self.client.recv(4096)
             self.received += more
@@ -60,7 +59,7 @@ class Connection:
 
 
 def serve(listener: socket.socket) -> None:
-    """Answer whoever connects, for ever."""
+    """Answer every client, for ever."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     while True:
@@ -75,7 +74,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def main() -> None:
-    """Listen on a free port of this machine, say which, and serve."""
+    """Listen on a free port of this machine, print it, and serve."""
     threading.Thread(target=end_with_input, daemon=True).start()
     deadline = threading.Timer(LIFETIME, end_in_time)
     deadline.daemon = True

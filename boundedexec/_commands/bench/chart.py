@@ -1,9 +1,8 @@
 """The ratios as a bar chart in SVG.
 
-On a logarithmic scale a bar runs from 1, the stdlib, to the ratio: to the left
-where Service takes less, to the right where it takes more, so its length says how
-many times. The chart brings its own background, so it is readable in a viewer
-that is dark and knows nothing of colour schemes.
+The scale is logarithmic. A bar runs from 1, the stdlib, to the ratio: to the left where
+Service takes less, to the right where it takes more. The chart has a background of its
+own, so that it is readable in a dark viewer that ignores colour schemes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from .pairs import Verdict
-from .rows import Kind
 
 WIDTH = 880
 LABELS = 190
@@ -50,18 +48,23 @@ STYLE = """
 
 def chart(verdicts: Sequence[Verdict], *, title: str) -> str:
     """Return an SVG document that shows each verdict that is a ratio."""
-    shown = [
-        verdict
-        for verdict in verdicts
-        if verdict.line.kind is Kind.RATIO and verdict.ratio is not None
-    ]
+    shown = [verdict for verdict in verdicts if verdict.ratio is not None]
     scale = _Scale(
-        [verdict.line.target for verdict in shown]
+        [verdict.line.target for verdict in shown if verdict.line.target is not None]
         + [value for verdict in shown for value in verdict.spread or ()]
     )
     bottom = TOP + STEP * max(1, len(shown))
-    height = bottom + BOTTOM
-    parts = [
+    parts = [*_head(title, bottom + BOTTOM), *_grid(scale, bottom)]
+    if not shown:
+        parts.append(f'<text x="{LABELS}" y="{TOP + 16}">no ratio was measured</text>')
+    for index, verdict in enumerate(shown):
+        parts += _bar(verdict, scale, TOP + STEP * index + STEP / 2)
+    parts.append("</svg>\n")
+    return "\n".join(parts)
+
+
+def _head(title: str, height: int) -> list[str]:
+    return [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
         f'viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title>",
@@ -71,26 +74,23 @@ def chart(verdicts: Sequence[Verdict], *, title: str) -> str:
         '<text class="quiet" x="16" y="46">ratio to the stdlib, logarithmic, less is better; '
         "bar: median of the pairs, thin line: their spread, mark: target</text>",
     ]
+
+
+def _grid(scale: _Scale, bottom: int) -> list[str]:
+    parts: list[str] = []
     for value in scale.ticks:
         x = scale.x(value)
-        parts.append(
+        parts += [
             f'<line class="{"stdlib" if value == 1 else "grid"}" '
-            f'x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{bottom}"/>'
-        )
-        parts.append(
+            f'x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{bottom}"/>',
             f'<text class="quiet" x="{x:.1f}" y="{bottom + 18}" '
-            f'text-anchor="middle">{value:g}</text>'
-        )
+            f'text-anchor="middle">{value:g}</text>',
+        ]
     parts.append(
         f'<text class="quiet" x="{scale.x(1):.1f}" y="{bottom + 34}" '
         'text-anchor="middle">the stdlib</text>'
     )
-    if not shown:
-        parts.append(f'<text x="{LABELS}" y="{TOP + 16}">no ratio was measured</text>')
-    for index, verdict in enumerate(shown):
-        parts += _bar(verdict, scale, TOP + STEP * index + STEP / 2)
-    parts.append("</svg>\n")
-    return "\n".join(parts)
+    return parts
 
 
 class _Scale:
@@ -119,7 +119,7 @@ class _Scale:
 
 
 def _bar(verdict: Verdict, scale: _Scale, middle: float) -> list[str]:
-    if verdict.ratio is None:
+    if verdict.ratio is None or verdict.line.target is None:
         return []
     least, greatest = verdict.spread or (verdict.ratio, verdict.ratio)
     left, right = sorted((scale.x(verdict.ratio), scale.x(1)))

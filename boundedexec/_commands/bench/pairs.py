@@ -1,8 +1,8 @@
 """Measurements in pairs, and what they say.
 
-The stdlib and the Service take turns, and take turns at going first, so what the
-machine does meanwhile falls on both. A ratio is taken within a pair; the median
-of the ratios is reported with the least and the greatest of them.
+The stdlib and the Service alternate, and alternate in which of them goes first, so
+other load on the machine affects both. Each pair gives a ratio; the median of the
+ratios is reported, with the least and the greatest.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .rows import Kind, Line, Row, Side
-from .work import Figures, NotMeasured
+from .row import Kind, Line, Row, Side
+from .tools import Figures, NotMeasured
 
 FEWEST_PAIRS = 5
-"""With fewer pairs, a median is no ground for a verdict."""
+"""With fewer pairs, the median is not judged."""
 
-# Many times what the slowest row takes: a measurement that is not over by then hangs.
+# Many times what the slowest row takes: a measurement that takes longer has hung.
 TIME_LIMIT = 300.0
+
+# The kinds of line for which the figures of all sides are needed.
+_OF_ALL = {Kind.RATIO, Kind.INFORMATIVE}
 
 Measure = Callable[[Row, Side, int], Figures]
 
@@ -32,7 +35,7 @@ class MeasurementFailed(Exception):
 
 @dataclass
 class Outcome:
-    """What came of one row."""
+    """What was measured of one row."""
 
     row: Row
     size: int
@@ -44,14 +47,13 @@ class Outcome:
 
 
 def measure_in_a_process(row: Row, side: Side, size: int) -> Figures:
-    """Do one measurement in a fresh interpreter that finds what this one finds.
+    """Do one measurement in a fresh interpreter with the same `sys.path`.
 
-    Raises `NotMeasured` where the machine cannot do it, and `MeasurementFailed`
-    where it went wrong.
+    Raises `NotMeasured` if the machine cannot do it, `MeasurementFailed` if it failed.
     """
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from boundedexec._bench.child import main\n"
+        "from boundedexec._commands.bench.child import main\n"
         f"main({row.name!r}, {side.value!r}, {size!r})\n"
     )
     try:
@@ -64,7 +66,7 @@ def measure_in_a_process(row: Row, side: Side, size: int) -> Figures:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        what = "the figures are there, but it does not end" if error.stdout else "it hangs"
+        what = "it printed its figures and then hangs" if error.stdout else "it hangs"
         raise MeasurementFailed(f"{side.value}: {what} after {TIME_LIMIT:.0f} s") from None
     if child.returncode:
         last = (child.stderr.strip() or "no message").splitlines()[-1]
@@ -82,16 +84,14 @@ def measure_row(
     *,
     measure: Measure = measure_in_a_process,
 ) -> Outcome:
-    """Measure `row` in `repeat` pairs, or that many times `row.times`."""
+    """Measure `row` in `repeat` pairs, multiplied by `row.times`."""
     outcome = Outcome(row, row.scaled(scale))
     for pair in range(repeat * row.times):
-        order = [Side.STDLIB, Side.SERVICE]
-        if pair % 2:
-            order.reverse()
-        if Side.FLOOR in row.sides:
-            # Last, so that it never stands between the two of a pair.
-            order.append(Side.FLOOR)
-        for side in order:
+        order = [Side.SERVICE, Side.STDLIB] if pair % 2 else [Side.STDLIB, Side.SERVICE]
+        # The floor comes last, so that it never separates a pair.
+        for side in [*order, Side.FLOOR]:
+            if side not in row.sides:
+                continue
             try:
                 figures = measure(row, side, outcome.size)
             except NotMeasured as error:
@@ -117,11 +117,11 @@ class Verdict:
     floor: float | None = None
     ratio: float | None = None
     judged: float | None = None
-    """The figure that is held against the target."""
+    """The figure that is compared with the target."""
     spread: tuple[float, float] | None = None
-    """The least and the greatest of what `judged` is taken from."""
+    """The least and the greatest of the values that `judged` is taken from."""
     met: bool | None = None
-    """None where the measurements are no ground for a verdict."""
+    """Whether the target is met; None where that is not judged."""
 
     @property
     def label(self) -> str:
@@ -130,38 +130,35 @@ class Verdict:
 
 
 def judge(outcome: Outcome, *, conclusive: bool) -> list[Verdict]:
-    """Return what `outcome` says about each line of its row.
+    """Return a verdict for each line of the row of `outcome`.
 
-    Only where it is `conclusive` does a verdict say whether the target is met.
+    Without `conclusive`, no verdict says whether the target is met.
     """
     return [_judge_line(outcome, line, conclusive) for line in outcome.row.lines]
 
 
 def _judge_line(outcome: Outcome, line: Line, conclusive: bool) -> Verdict:
+    row = outcome.row
     if outcome.failed or outcome.not_measured:
-        return Verdict(outcome.row, line, not_measured=outcome.not_measured, failed=outcome.failed)
+        return Verdict(row, line, not_measured=outcome.not_measured, failed=outcome.failed)
     values = {
-        side: [figures[line.figure] for figures in series if line.figure in figures]
-        for side, series in outcome.figures.items()
+        side: [figures[line.figure] for figures in outcome.figures[side] if line.figure in figures]
+        for side in row.sides
     }
-    service = values.get(Side.SERVICE, [])
-    stdlib = values.get(Side.STDLIB, [])
-    if not service or (line.kind is Kind.RATIO and not stdlib):
-        return Verdict(outcome.row, line, not_measured="it is read from Linux's /proc")
+    needed = row.sides if line.kind in _OF_ALL else [Side.SERVICE]
+    if not all(values[side] for side in needed):
+        return Verdict(row, line, not_measured="this system does not report it")
+    stdlib, service = values.get(Side.STDLIB, []), values.get(Side.SERVICE, [])
+    if line.kind is Kind.RATIO and min(stdlib) <= 0:
+        return Verdict(row, line, not_measured="the stdlib's figure is zero at this size")
     ratios: list[float] = []
     if line.kind is Kind.RATIO:
-        if min(stdlib) <= 0:
-            return Verdict(
-                outcome.row,
-                line,
-                not_measured="the stdlib's figure is zero at this size",
-            )
         ratios = [mine / theirs for mine, theirs in zip(service, stdlib, strict=True)]
-    judged_from = ratios or service
+    judged_from = ratios or service or values[Side.FLOOR]
     judged = max(judged_from) if line.kind is Kind.NEVER_ABOVE else statistics.median(judged_from)
-    met = judged >= line.target if line.kind is Kind.AT_LEAST else judged <= line.target
+    enough = conclusive and len(judged_from) >= FEWEST_PAIRS
     return Verdict(
-        outcome.row,
+        row,
         line,
         stdlib=_median(stdlib),
         service=_median(service),
@@ -169,8 +166,14 @@ def _judge_line(outcome: Outcome, line: Line, conclusive: bool) -> Verdict:
         ratio=_median(ratios),
         judged=judged,
         spread=(min(judged_from), max(judged_from)),
-        met=met if conclusive and len(service) >= FEWEST_PAIRS else None,
+        met=_met(line, judged) if enough else None,
     )
+
+
+def _met(line: Line, judged: float) -> bool | None:
+    if line.target is None:
+        return None
+    return judged >= line.target if line.kind is Kind.AT_LEAST else judged <= line.target
 
 
 def _median(values: Sequence[float]) -> float | None:

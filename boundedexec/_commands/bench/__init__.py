@@ -1,12 +1,12 @@
-"""`python -m boundedexec bench`: what Service takes beside the stdlib's pool.
+"""`python -m boundedexec bench`: what Service costs, compared with the stdlib's pool.
 
-It measures and says what it measured: a target counts as met only by the median
-of the pairs that were measured in this very run, at full size.
+It reports only what it measures in this run. A target is met by the median of pairs that
+were measured at full size.
 
-* `rows`: what is measured, and the targets;
-* `work`: the code that is timed;
+* `row`, `rows`: what a row is; the rows with their targets;
+* `submitting`, `waiting`, `system`, `tools`: the code that is timed;
 * `child`: one measurement, in a process of its own;
-* `pairs`: the measurements in pairs, and what they say;
+* `pairs`: measuring in pairs, and the verdicts;
 * `report`, `chart`: the table, the JSON, the picture.
 """
 
@@ -23,7 +23,8 @@ from pathlib import Path
 from . import report
 from .chart import chart
 from .pairs import FEWEST_PAIRS, Outcome, judge, measure_row
-from .rows import Row, all_rows
+from .row import Row
+from .rows import all_rows
 
 USAGE_ERROR = 2
 FAILED = 1
@@ -31,25 +32,25 @@ INTERRUPTED = 130
 
 
 class _UnknownRows(Exception):
-    """Names were given that no row has."""
+    """No row has a name that was given."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell `parser` what `run` understands."""
+    """Declare the arguments of the command on `parser`."""
     parser.add_argument(
         "--only",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="measure these rows alone; a pattern such as 'throughput-*' is a name too",
+        help="measure only these rows; patterns such as 'throughput-*' are allowed",
     )
     parser.add_argument(
         "--repeat",
         type=_positive_int,
         default=FEWEST_PAIRS,
         metavar="N",
-        help="measure each row in N pairs (default: %(default)s, which is also the fewest "
-        "that give a verdict)",
+        help="measure each row in N pairs, some rows in three times as many (default: "
+        "%(default)s; with fewer there are no verdicts)",
     )
     parser.add_argument(
         "--json",
@@ -61,18 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list",
         action="store_true",
-        help="print the rows and what they measure, and exit",
+        help="print the rows and what each measures, and exit",
     )
-    # For tests: sizes times this. The targets hold for full sizes only.
+    # For tests: multiplies the sizes. The targets hold only for full sizes.
     parser.add_argument("--scale", type=_positive_float, default=1.0, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print the table, write the files that were asked for.
+    """Measure, print the table, write the requested files; return the exit status.
 
-    Returns 0 when everything ran, whatever the figures are; 1 when a measurement
-    went wrong or a file could not be written; 2 when a row was named that there
-    is not. It takes minutes, and starts processes.
+    0: all measurements ran, whatever the figures; 1: one failed, or a file could not be
+    written; 2: a name matches no row. Takes minutes and starts processes.
     """
     try:
         rows = _selected(args.only)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
-            print(f"bench: {path.parent} is no directory to write to", file=sys.stderr)
+            print(f"bench: {path.parent} is not a directory", file=sys.stderr)
             return USAGE_ERROR
     return _measure(rows, args)
 
@@ -99,7 +99,7 @@ def _measure(rows: Sequence[Row], args: argparse.Namespace) -> int:
             print(f"[{index}/{len(rows)}] {row.name}", file=sys.stderr, flush=True)
             outcomes.append(measure_row(row, args.scale, args.repeat))
     except KeyboardInterrupt:
-        # What was measured took minutes and is whole.
+        # The rows that were measured took minutes and are complete: report them.
         print("bench: interrupted", file=sys.stderr)
         status = INTERRUPTED
     others = report.others_busy(before, report.Processors.now())
@@ -128,7 +128,7 @@ def _selected(names: Sequence[str] | None) -> list[Row]:
     unknown = [name for name in names if not any(fnmatchcase(row.name, name) for row in rows)]
     if unknown:
         raise _UnknownRows(
-            f"no row is called {', '.join(map(repr, unknown))}; there are: "
+            f"no row is called {', '.join(map(repr, unknown))}; the rows are: "
             + ", ".join(row.name for row in rows)
         )
     return [row for row in rows if any(fnmatchcase(row.name, name) for name in names)]
@@ -148,7 +148,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
 
 
 def _print(text: str) -> None:
-    # A console that has no ≤ or µ shows a question mark; the table is still one.
+    # A console without ≤ or µ shows a question mark and keeps the layout.
     encoding = sys.stdout.encoding or "ascii"
     print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
@@ -157,7 +157,7 @@ def _write(path: Path, text: str) -> int:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        print(f"bench: {path} cannot be written: {error}", file=sys.stderr)
+        print(f"bench: cannot write {path}: {error}", file=sys.stderr)
         return FAILED
     return 0
 
@@ -165,12 +165,12 @@ def _write(path: Path, text: str) -> int:
 def _positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} pairs are none; give at least 1")
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
     return number
 
 
 def _positive_float(text: str) -> float:
     number = float(text)
     if not number > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
     return number

@@ -1,16 +1,13 @@
 """``python -m boundedexec run SCRIPT``: an existing program, with pools of this package.
 
-The program is not told. It has `__main__`, `sys.argv` and `sys.path` to itself, and
-what ends it goes through here untouched to the interpreter, which does with it what it
-does with any program: a traceback, an exit status, an end by SIGINT. Only the frames
-between the interpreter and the program are taken out of that traceback.
+The program runs unchanged, and has `__main__`, `sys.argv` and `sys.path` to itself. An
+exception that ends it reaches the interpreter, which handles it as in any program: a
+traceback, an exit status, an end by SIGINT. The traceback does not show the frames of this
+module.
 
-At the end, after everything that was accepted is finished and the program's own exit
-handlers have run, one report on standard error says what its pools did.
+At the end, when everything that was accepted has finished and the program's own exit
+handlers have run, a report on standard error says what its pools did.
 """
-
-# The rooms share what users must not touch.
-# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -28,9 +25,10 @@ from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoad
 from types import CodeType, ModuleType
 from typing import NoReturn
 
-from . import drop_in, slots
-from ._counting import Counts, count
-from .installing import install
+from .._core.pool import all_idle, signal_on_its_way
+from ..drop_in import set_default_workers
+from ..installing import install
+from .counting import Counts, count
 
 _PROGRAM = "python -m boundedexec run"
 
@@ -46,17 +44,17 @@ _A_MOMENT = 0.001
 def main(arguments: Sequence[str]) -> int:
     """Run the program that `arguments` name; return 0, or raise what ended it."""
     arguments = list(arguments)
-    # What follows the program is the program's to parse.
+    # The program parses what follows its name.
     end = _end_of_ours(arguments)
     args = _parser().parse_args(arguments[:end])
     program: str = args.module if args.script is None else args.script
     module = ModuleType("__main__")
-    # As for any program; a module made in code has none of these.
+    # As in any program; a module created in code has none of these.
     vars(module).update(__builtins__=builtins)
     if sys.version_info < (3, 14):
         vars(module).update(__annotations__={})
     if args.workers is not None:
-        setattr(drop_in, drop_in.default_workers.__name__, lambda: args.workers)
+        set_default_workers(args.workers)
     counts = count()
     install()
     atexit.register(_report, counts, os.getpid())
@@ -79,14 +77,14 @@ def main(arguments: Sequence[str]) -> int:
 def _let_begin() -> None:
     """Return when what can start has started, and has had time to submit.
 
-    Once the interpreter ends, Python 3.12 starts no threads, and a program that ends with
-    a submit, like the one in the stdlib's documentation that hangs, needs one.
+    At interpreter exit Python 3.12 starts no threads. A program whose last line is a
+    submit, like the one in the stdlib's documentation that hangs, needs one.
     """
     end = time.monotonic() + _BEGINNING
-    while any(each.last.woken.fresh for each in slots._living()) and time.monotonic() < end:
-        # Asleep, so that the other thread has the processor, and the GIL.
+    while signal_on_its_way() and time.monotonic() < end:
+        # Sleeping releases the GIL and the processor to the other thread.
         time.sleep(_A_MOMENT)
-    if not all(each.idle() for each in slots._living()):
+    if not all_idle():
         time.sleep(sys.getswitchinterval())
 
 
@@ -95,14 +93,15 @@ def _parser() -> argparse.ArgumentParser:
         prog=_PROGRAM,
         usage="%(prog)s [-h] [--workers N] (SCRIPT | -m MODULE) [ARGS ...]",
         description="Run a program as it is. Its concurrent.futures.ThreadPoolExecutor, wait and "
-        "as_completed are boundedexec's; at its end, what its pools did is said on standard error.",
+        "as_completed are boundedexec's; at its end, a report of what its pools did goes to "
+        "standard error.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--workers",
         type=_positive,
         metavar="N",
-        help="how many workers a pool has that is made without max_workers, asyncio's too",
+        help="the size of pools created without max_workers, asyncio's too",
     )
     program = parser.add_mutually_exclusive_group(required=True)
     program.add_argument("-m", dest="module", metavar="MODULE", help="a module, as of python -m")
@@ -121,7 +120,7 @@ def _positive(text: str) -> int:
 
 
 def _end_of_ours(arguments: Sequence[str]) -> int:
-    """How many of `arguments` are ours: up to the script, or the name behind `-m`."""
+    """Return how many of `arguments` are ours: up to the script, or the name after `-m`."""
     index = 0
     while index < len(arguments):
         argument = arguments[index]
@@ -134,14 +133,14 @@ def _end_of_ours(arguments: Sequence[str]) -> int:
 
 
 def _find_script(path: str, arguments: list[str], module: ModuleType) -> CodeType:
-    """The code of `path`; the process is from now on as ``python path`` has it."""
+    """Return the code of `path`; set up the process as ``python path`` does."""
     sys.argv[:] = [path, *arguments]
     full = os.path.join(os.getcwd(), path)
-    # Where `python -m` put the working directory, Python puts the script's.
-    ours = [] if getattr(sys.flags, "safe_path", sys.flags.isolated) else sys.path[:1]
+    # `python -m` put the working directory first; for a script Python puts the script's.
+    ours = [] if sys.flags.safe_path else sys.path[:1]
     importer = pkgutil.get_importer(full)
     if importer is not None:
-        # A directory or an archive: what runs is the `__main__` in it.
+        # A directory or an archive: its `__main__` runs.
         sys.path[: len(ours)] = [full]
         spec = importer.find_spec("__main__", None)
         if spec is None:
@@ -164,7 +163,7 @@ def _find_script(path: str, arguments: list[str], module: ModuleType) -> CodeTyp
 
 
 def _find_module(name: str, arguments: list[str], module: ModuleType) -> CodeType:
-    """The code of the module `name`; the process is from now on as ``python -m`` has it."""
+    """Return the code of the module `name`; set up the process as ``python -m`` does."""
     sys.argv[:] = ["-m", *arguments]
     spec = _spec(name)
     if spec is not None and spec.submodule_search_locations is not None:
@@ -187,7 +186,7 @@ def _spec(name: str) -> ModuleSpec | None:
         if parent:
             __import__(parent)
     except ImportError as error:
-        # Not where a module of the program's misses something else.
+        # Raised if a module of the program lacks another import.
         if error.name is None or not f"{parent}.".startswith(f"{error.name}."):
             raise
     try:
@@ -222,16 +221,17 @@ def _become_main(
 
 def _fail(message: str, status: int) -> NoReturn:
     print(f"{_PROGRAM}: {message}", file=sys.stderr)
-    # Nothing of the program has run, so there is nothing to report.
+    # The program has not run, so there is nothing to report.
     atexit.unregister(_report)
     sys.exit(status)
 
 
 def _take_us_out_of(error: BaseException) -> None:
-    """Have the interpreter show `error`, which is on its way there, without our frames.
+    """Make the interpreter show `error` without the frames of this module.
 
-    It goes on collecting frames until it arrives, so it is shortened by the hook that
-    shows it. It has to arrive: the interpreter makes of a Ctrl-C an end by the signal.
+    The traceback grows until `error` reaches the interpreter, so the hook that shows it
+    shortens it. It has to arrive there: the interpreter turns a Ctrl-C into an end by the
+    signal.
     """
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals is globals():
@@ -246,19 +246,19 @@ def _take_us_out_of(error: BaseException) -> None:
 
 
 def _report(counts: Counts, process: int) -> None:
-    # A forked child that ends as the program would is not the end of the program.
+    # A forked child may end like the program; it is not the program.
     if os.getpid() != process:
         return
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError):
-        pass  # The interpreter tries it once more, and says so.
+        pass  # The interpreter tries again at exit, and reports the error.
     try:
-        # Not `sys.stderr`, which the program may have put anything in the place of.
+        # Not `sys.stderr`, which the program may have replaced.
         print(*_lines(counts), sep="\n", file=sys.__stderr__, flush=True)
     except (OSError, ValueError):
-        pass  # Closed: nobody wants to know.
+        pass  # Closed: there is no reader.
 
 
 def _lines(counts: Counts) -> list[str]:
@@ -271,9 +271,9 @@ def _lines(counts: Counts) -> list[str]:
         f"at most {_count(counts.threads, 'thread')} at a time, "
         f"longest wait for a slot {_time(counts.longest_wait)}"
     ]
-    if counts.lent:
+    if counts.lends:
         lines.append(
-            f"{says} {_count(counts.lent, 'slot')} lent by bodies to what they waited for,"
+            f"{says} {_count(counts.lends, 'slot')} lent by bodies to what they waited for,"
             " where a ThreadPoolExecutor may hang"
         )
     if counts.circles:

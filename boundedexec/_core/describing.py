@@ -1,0 +1,54 @@
+"""What a person is told of a body: its call, its thread, and the line where it waits."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import reprlib
+import threading
+from types import FrameType
+from typing import Any
+
+from .reporting import name_of
+from .state import Worker
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: Where a body's own frames are not.
+_INSIDE = (_PACKAGE, os.path.dirname(concurrent.futures.__file__), threading.__file__)
+_repr = reprlib.Repr().repr
+
+
+def describe(worker: Worker | None, frame: FrameType | None) -> str:
+    """`name(arguments) on <thread> at <file>:<line>`, as much of it as there is."""
+    if worker is None:
+        return "a body that is over"
+    words = f"{describe_call(worker)} on {worker.name}"
+    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame = frame.f_back
+    if frame is not None:
+        words += f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+    return words
+
+
+def describe_call(worker: Worker) -> str:
+    future, fn = worker.future, worker.fn
+    if future is None or fn is None:
+        return "a body that is over"
+    return name_of(fn) + shortened(future.args or (), future.kwargs or {})
+
+
+def shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Arguments as in a call, each shortened; what its own `__repr__` raises is caught."""
+    words = [_short(value) for value in args[:6]]
+    words += [f"{name}={_short(value)}" for name, value in list(kwargs.items())[:6]]
+    if len(args) > 6 or len(kwargs) > 6:
+        words.append("...")
+    return f"({', '.join(words)})"
+
+
+def _short(value: object) -> str:
+    try:
+        words = _repr(value)
+    except BaseException:
+        words = f"<{type(value).__name__}>"
+    return words if len(words) <= 80 else words[:77] + "..."

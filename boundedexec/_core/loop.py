@@ -1,0 +1,418 @@
+"""The worker's loop: take, claim, execute, look, go on; then idle, or end.
+
+A worker runs it on a thread of its own, where Python raises no `KeyboardInterrupt`. What
+may come all the same is an exception set from outside (`PyThreadState_SetAsyncExc`), at
+any step: `bury` then finds in the worker's fields what it had taken.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from contextvars import Context
+from typing import Any, Protocol
+
+from .contexts import isolate, preset
+from .lending import borrow, end_debts, fetch_or_refuse, lend_on
+from .locking import guard, locked
+from .outstanding import check_idle, fail_all
+from .reporting import Failure, name_of, report
+from .slots import free_slot, keep, look, open_one, serve_resuming
+from .state import SIGNAL, Slots, Worker, current_worker
+from .submission import ENDING, FINISHED, RUNNING, Submission
+
+
+class LateCall(Protocol):
+    """A submission without `args` says at its start what is to be called: this is its `fn`."""
+
+    def start(
+        self,
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None, Context | None]: ...
+
+    def leave(self) -> None:
+        """The body is over, and its outcome about to be known."""
+
+    def go_on(self) -> None:
+        """Its outcome is known; the callbacks have not run. Still part of the body."""
+
+
+def broken_error() -> BrokenThreadPool:
+    return BrokenThreadPool("A thread initializer failed, the thread pool is not usable anymore")
+
+
+def work(worker: Worker) -> None:
+    """All that the thread of a worker does."""
+    current_worker.set(worker)
+    slots = worker.slots
+    if slots.recorder is not None:
+        slots.recorder.began(worker)
+    try:
+        if slots.settings.initializer is not None:
+            _initialize(worker, slots.settings.initializer)
+        while worker.slot or _works_without(worker):
+            _serve(worker)
+            if worker.slot and not _idles(worker):
+                break
+        _leave_slot(worker)  # explore: end-leaves-slot
+    except BaseException as exception:
+        _bury(worker, exception)
+    finally:
+        current_worker.set(None)
+        if slots.recorder is not None:
+            slots.recorder.ended(worker)
+        end_one(slots)  # explore: end-ends-next
+        check_idle(slots)
+
+
+def _initialize(worker: Worker, initializer: Callable[[], object]) -> None:
+    slots = worker.slots
+    with guard.lock:
+        _prepare(worker, 1)
+    try:
+        if slots.propagate:
+            context = Context()
+            context.run(initializer)
+            worker.presets = list(context.items())
+        else:
+            initializer()
+    except BaseException as exception:
+        _break(slots, exception)
+    finally:
+        with guard.lock:
+            _prepare(worker, -1)
+
+
+def _prepare(worker: Worker, change: int) -> None:
+    """An initializer may take as long as a body: others are woken meanwhile."""
+    slots = worker.slots
+    if worker.slot:
+        slots.preparing += change
+        if worker.signalled:
+            _consume_signal(worker)  # explore: initializer-signal
+    else:
+        slots.preparing_for_lends += change
+        if slots.fetcher is worker:
+            slots.fetcher = None
+            fetch_or_refuse(slots)
+
+
+def _break(slots: Slots, exception: BaseException) -> None:
+    report("exception in initializer:", exception=exception)
+    slots.broken = True
+    slots.refusal = broken_error
+    slots.checked = True
+    fail_all(slots, broken_error, "a submission")
+
+
+# With a slot.
+
+
+def _serve(worker: Worker) -> None:
+    """Execute what is queued until nothing is, or the slot is needed elsewhere."""
+    slots = worker.slots
+    while True:
+        if slots.resuming or slots.opened > slots.bound:
+            with guard.lock:
+                if not keep(worker):  # explore: give-way
+                    break
+        try:  # explore: take-then-consume
+            # Into the field at once: an exception from outside cannot come in between.
+            for worker.future in slots.pops:
+                break
+        except IndexError:
+            break
+        if worker.signalled:
+            _consume_signal(worker)
+        future = worker.future
+        try:
+            # The claim and the state; nothing is called in between.
+            fn = future.fn  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+            # explore: claim-by-worker
+            del future.fn  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+            future.state = RUNNING  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+            worker.fn = fn
+        except AttributeError:
+            worker.future = None  # Cancelled, or started with a lent slot.
+            continue
+        _execute(worker, future, fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        worker.future = worker.fn = future = fn = None
+        if not worker.slot or worker.lend is not None or worker.debts:
+            with guard.lock:
+                end_debts(worker)  # explore: end-debts
+            if slots.observers:
+                check_idle(slots)
+            if not worker.slot:
+                break
+    if worker.signalled:
+        _consume_signal(worker)
+
+
+def _consume_signal(worker: Worker) -> None:
+    """The signal has arrived: others may signal again, and this worker looks for them."""
+    slots = worker.slots
+    worker.signalled = False
+    slots.quiet[SIGNAL] = slots.free  # explore: consume-signal
+    if not slots.free and slots.opened < slots.bound:
+        with guard.lock:
+            open_one(slots)  # explore: open-next-slot
+    if len(slots.queue) > slots.preparing:
+        look(slots)  # explore: consumed-so-look
+
+
+def _idles(worker: Worker) -> bool:
+    """Wait in `free` until it is woken; False where the thread is to end."""
+    slots = worker.slots
+    if slots.ending and not slots.queue:
+        return False
+    # explore: idle-signalled
+    worker.signalled = True  # Who takes it out of `free` wakes it with the signal.
+    # Idle and free in one step. From here on it looks for what others may have added
+    # before they could see this.
+    slots.free.append(worker.wake)  # explore: idle-and-free
+    if slots.resuming:
+        with guard.lock:
+            serve_resuming(slots)  # explore: idle-serves-resuming
+    if slots.queue:
+        look(slots)  # explore: idle-so-look
+    if slots.observers:
+        check_idle(slots)  # explore: idle-notifies
+    if slots.ending:
+        end_one(slots)  # explore: idle-ends-next
+    return _wait_for_wake(worker)
+
+
+def _wait_for_wake(worker: Worker) -> bool:
+    """Sleep in `free` or `spare` until it is taken out; False where its time is up, and it
+    is in neither any more."""
+    idle_timeout = worker.slots.settings.idle_timeout
+    seconds = -1 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
+    if worker.gate.acquire(True, seconds):
+        return True
+    with guard.lock:
+        if _is_taken_out(worker):
+            return False
+    worker.gate.acquire()  # It was taken in this moment, and is woken.  # explore: woken-at-timeout
+    return True
+
+
+def _is_taken_out(worker: Worker) -> bool:
+    """Take an idle worker out of where it waits; False where another has."""
+    slots = worker.slots
+    try:
+        # `free` or `spare`: it may have been moved meanwhile.
+        # explore: timeout-in-free-or-spare
+        (slots.free if worker.slot else slots.spare).remove(worker.wake)
+    except ValueError:
+        return False
+    return True
+
+
+def _leave_slot(worker: Worker) -> None:
+    """Have the slot of a worker that is about to end free, with one that can be started."""
+    slots = worker.slots
+    worker.signalled = False
+    if worker.slot:
+        with guard.lock:
+            worker.slot = False
+            free_slot(slots)  # explore: leave-slot-free
+    look(slots)  # explore: left-so-look
+    if slots.observers:
+        check_idle(slots)
+
+
+def end_one(slots: Slots) -> None:
+    """After shutdown, end one idle thread, which ends the next. Never blocks.
+
+    All at once, they would only wait for each other.
+    """
+    if slots.ending:
+        locked(_end_one, slots)
+
+
+def _end_one(slots: Slots) -> None:
+    # Between taking a worker and waking it, or putting it back, no signal is looked for.
+    try:
+        for wake in slots.frees:
+            if wake.worker.begun:
+                for _ in wake:
+                    return
+            # explore: end-puts-back
+            slots.free.insert(0, wake)  # Those that have a thread come last.
+            break
+    except IndexError:
+        pass
+    try:
+        for wake in slots.spares:
+            if wake.worker.begun:
+                for _ in wake:
+                    break
+            else:
+                slots.workers.pop(wake.worker, None)
+            break
+    except IndexError:
+        pass
+
+
+# Without a slot.
+
+
+def _works_without(worker: Worker) -> bool:
+    """Fetch lends and execute, then idle in `spare`; whether it came to a slot.
+
+    False where the thread is to end.
+    """
+    slots = worker.slots
+    executed = False
+    while True:
+        with guard.lock:
+            # In one section: the lender that is woken by this may lend again at once, and
+            # finds this worker idle, or at work on another lend.
+            borrowed = _borrow_next(worker, executed)
+            ends = slots.ending
+            idles = not (borrowed or worker.slot or ends)
+            if idles:
+                slots.spare.append(worker.wake)
+        if executed and slots.observers:
+            check_idle(slots)
+        executed = borrowed
+        if borrowed:
+            _execute(worker, worker.future, worker.fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            worker.future = worker.fn = None
+        elif idles and not _wait_for_wake(worker):
+            return False
+        elif worker.slot:
+            return True
+        elif ends:
+            return False
+
+
+def _borrow_next(worker: Worker, executed: bool) -> bool:
+    """Have it fetch a lend, after giving back what it has `executed` with; whether it did."""
+    if executed:
+        if lend_on(worker):
+            return True
+        end_debts(worker)
+    return not worker.slot and borrow(worker)
+
+
+# The body.
+
+
+def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
+    """Run a submission whose claim this worker has, callbacks included."""
+    if worker.slots.checked and not _may_start(worker.slots, future):
+        return
+    late: LateCall | None = None
+    args = future.args
+    if args is None:
+        late = fn
+        fn, args, future.kwargs, future.context = fn.start()
+        future.args, worker.fn = args, fn
+    run = worker.run
+    if future.context is not None or worker.presets:
+        run = _prepared(worker, future.context)
+    try:
+        if future.kwargs is not None:
+            result = run(fn, *args, **future.kwargs)
+        elif args:
+            result = run(fn, *args)
+        else:
+            result = run(fn)
+    except BaseException as exception:
+        future.failure = _failure(future, fn, exception)
+    else:
+        future.value = result
+        del result
+    args = future.args = ()
+    if late is not None or future.watch is not None:
+        _end(worker, future, run, late)
+    else:
+        future.state = ENDING  # explore: stored-then-watch
+        # Stored, so look: a thread that makes a Watch does so in the other order.
+        if future.watch is None:
+            future.state = FINISHED
+        else:
+            _end(worker, future, run, None)
+    if future.kwargs is not None:
+        future.kwargs = None
+    if future.context is not None:
+        future.context = None
+    elif worker.blank:
+        worker.renew_context()
+    # Tracebacks lead here through `f_back`: no way from here to the future.
+    del future, fn, run, late
+
+
+def _failure(future: Submission[Any], fn: object, exception: BaseException) -> Failure:
+    # Without the frame of `_execute`, which goes on to other submissions.
+    trace = exception.__traceback__
+    exception = exception.with_traceback(trace and trace.tb_next)
+    try:
+        return Failure(exception, name_of(fn), not future.reported, future.context)
+    finally:
+        del trace, exception
+
+
+def _may_start(slots: Slots, future: Submission[Any]) -> bool:
+    if slots.broken:
+        future.fail(broken_error(), "a submission")
+        return False
+    if slots.recorder is not None:
+        slots.recorder.started(future)
+    return True
+
+
+def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
+    """What runs a body in `context`, or in a blank one, with what the initializer set."""
+    if context is None:
+        context = worker.blank
+    context.run(preset, worker.presets)
+    isolate(context)
+    return context.run
+
+
+def _end(
+    worker: Worker, future: Submission[Any], run: Callable[..., Any], late: LateCall | None
+) -> None:
+    """Finish a submission that somebody watches, or that others follow."""
+    if late is not None:
+        late.leave()
+    future.state = ENDING
+    if future.watch is None:
+        future.state = FINISHED
+    else:
+        future.close()  # explore: end-closes
+    if late is not None:
+        late.go_on()
+    if future.watch is not None and future.watch.callbacks:
+        # One may wait for the lender, which is to go on as soon as the future is over.
+        for debt in worker.debts:
+            if debt.lender.node is not None:
+                debt.lender.node.ring()  # explore: end-rings-lender
+        run(future.call_back)
+
+
+def _bury(worker: Worker, exception: BaseException) -> None:
+    """A worker ends unexpectedly: with it goes only what it was executing."""
+    slots = worker.slots
+    args = type(exception), exception, exception.__traceback__, worker
+    threading.excepthook(threading.ExceptHookArgs(args))
+    future, claimed = worker.future, worker.fn is not None
+    if future is not None and (claimed or future.claim()):
+        if future.state is RUNNING:
+            future.fail(exception, "a submission whose worker ended")
+        elif future.watch is not None:
+            future.settle()
+        else:
+            future.state = FINISHED
+    worker.future = worker.fn = None
+    with guard.lock:
+        _is_taken_out(worker)
+        if slots.fetcher is worker:
+            slots.fetcher = None
+            fetch_or_refuse(slots)
+        end_debts(worker)  # explore: bury-debts
+    if worker.signalled:
+        slots.quiet[SIGNAL] = slots.free  # explore: bury-signal
+    _leave_slot(worker)  # explore: bury-slot

@@ -1,0 +1,269 @@
+"""What puts a service's parts together: submitting, shutdown, the interpreter's end, fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from functools import partial
+from typing import Any
+
+from .locking import locked
+from .loop import end_one, work
+from .outstanding import check_idle, fail_queued, is_idle, wait_idle
+from .slots import look, open_one
+from .state import AFTER_EXIT, AFTER_SHUTDOWN, Settings, Slots, Worker, current_body
+from .submission import PENDING, Submission
+from .threads import DAEMONS_ALLOWED, PerThread
+
+#: The service that accepts what this thread submits though it is shut down: an owed
+#: re-run was accepted when it was asked for.
+admitting = PerThread()
+
+
+class QueueFull(RuntimeError):
+    """`max_queued` submissions are waiting already: this one was not accepted."""
+
+
+def make_slots(settings: Settings, max_workers: int | None) -> Slots:
+    if settings.daemon and not DAEMONS_ALLOWED:
+        raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
+    slots = Slots(settings, max_workers, work)
+    open_one(slots)
+    _register(slots)
+    if slots.recorder is not None:
+        slots.recorder.made()
+    return slots
+
+
+# Submitting.
+
+
+def check_accepts(slots: Slots) -> None:
+    """Raise where a submission must not be accepted."""
+    if slots.refusal is not None and _refuses(slots):
+        raise slots.refusal()
+    bound = slots.settings.max_queued
+    if bound is None or slots.free or len(slots.queue) < bound or slots.opened < slots.bound:
+        return
+    # What was cancelled is in the queue until a worker comes to it.
+    queued = sum(future.state is PENDING for future in slots.queue.copy())
+    if queued >= bound and admitting.get() is not slots:
+        raise QueueFull(f"{bound} submissions are queued, and no slot is free")
+
+
+def _refuses(slots: Slots) -> bool:
+    if slots.broken or admitting.get() is slots:
+        return slots.broken
+    if time.monotonic() >= slots.grace_ends:
+        return True
+    body = current_body()
+    return body is None or body.slots.settings.daemon
+
+
+def publish(slots: Slots, future: Submission[Any], owed: bool = False) -> None:
+    """Queue a submission, and see to it that it is started when it may be.
+
+    Takes no lock. What it raises, but for a Ctrl-C, says that the submission was not
+    accepted; the claim is the caller's then.
+    """
+    slots.queue.append(future)  # explore: queued-then-look
+    # Queued, so look. For a shutdown first: it may have returned meanwhile, and then no
+    # thread may be woken any more; if not, it sees what is queued.
+    refusal = None if owed and not slots.broken else slots.refusal
+    if refusal is not None and _refuses(slots) and future.claim():
+        take_out(slots, future)  # explore: refused-take-out
+        raise refusal()
+    # Where a signal is on its way, the worker looks when it has arrived.
+    if slots.free and slots.quiet:
+        _signal_for(slots, future)
+
+
+def take_out(slots: Slots, future: Submission[Any]) -> None:
+    """Have a submission that was claimed, and will not be started, be outstanding no longer."""
+    try:
+        slots.queue.remove(future)
+    except ValueError:
+        pass  # A worker has dropped it.
+    if slots.observers:
+        check_idle(slots)
+
+
+def _signal_for(slots: Slots, future: Submission[Any]) -> None:
+    try:
+        slots.signal()
+    except RecursionError:
+        raise
+    except RuntimeError as error:
+        # Where something runs, the start is tried again when it is over.
+        if locked(slots.busy) or not future.claim():  # explore: start-failed-busy
+            return
+        # explore: start-failed-others
+        fail_queued(slots, error)  # Others may have relied on this signal.
+        raise
+
+
+# Shutdown.
+
+
+def close(
+    slots: Slots, words: str = AFTER_SHUTDOWN, *, cancel: bool = False, grace_ends: float = 0
+) -> None:
+    """Accept nothing more, end the threads that have nothing to do. Never blocks."""
+    if slots.refusal is None:
+        slots.grace_ends = grace_ends
+        slots.refusal = lambda: RuntimeError(words)
+        slots.checked = True
+    if cancel:
+        slots.cancelling = True
+        for future in list(slots.owed):
+            future.cancel_even_if_shared()
+        _cancel_queued(slots)
+    slots.ending = True
+    try:
+        slots.signal()
+    except RuntimeError as error:
+        fail_queued(slots, error)
+    end_one(slots)  # explore: close-ends-one
+
+
+def _cancel_queued(slots: Slots) -> None:
+    """Cancel what is queued, but for as much as there are free slots.
+
+    That would run by now, had the threads been quicker. It counts as started, as under
+    the stdlib's pool, whose `submit` waits for its thread.
+    """
+    spared = locked(_count_free, slots)
+    for place, future in enumerate(slots.queue.copy()):
+        if place >= spared:
+            future.cancel_even_if_shared()
+    look(slots)
+    check_idle(slots)
+
+
+def _count_free(slots: Slots) -> int:
+    # A worker that is being woken for the queue has taken nothing yet.
+    busy = sum(worker.slot and worker.future is not None for worker in slots.workers)
+    lent = len(slots.lends)
+    return max(0, slots.bound - busy - lent)
+
+
+def retire(slots: Slots, _: object) -> None:
+    """The Service is gone: finish what was accepted."""
+    slots.service = None
+    if not slots.ending:  # At the interpreter's end it is, and `close` may be gone.
+        close(slots)
+
+
+def is_at_work(slots: Slots) -> bool:
+    return bool(threads(slots)) or not is_idle(slots)
+
+
+def threads(slots: Slots) -> set[Worker]:
+    """The threads that have been started, or are being started, and have not ended."""
+    return locked(_threads, slots)
+
+
+def _threads(slots: Slots) -> set[Worker]:
+    waiting = {wake.worker for wake in (*slots.free, *slots.spare)}
+    return {worker for worker in slots.workers if worker.begun or worker not in waiting}
+
+
+def join(slots: Slots) -> None:
+    """Wait until nothing is outstanding and the threads are gone."""
+    wait_idle(slots)
+    for worker in threads(slots):
+        worker.join()
+
+
+# Exit and fork: the slots of every service, by weak references. Single steps only, for a
+# Service may be made or collected anywhere.
+
+
+class _Everything:
+    def __init__(self) -> None:
+        self.slots: dict[int, weakref.ref[Slots]] = {}
+        self.exiting = False
+
+
+_everything = _Everything()
+
+
+#: Seconds from the interpreter's end in which bodies may still submit. The stdlib's
+#: `submit` returns when its new thread runs, so that where a program ends with a submit,
+#: the body has done its own submit before it is refused. Ours does not wait. No longer,
+#: for there are bodies that submit for ever, until they are refused.
+_GRACE = 1.0
+
+
+def _register(slots: Slots) -> None:
+    key = id(slots)
+    # In C throughout (the reference is `pop`'s default), for a Ctrl-C that lands in a
+    # weakref's callback is swallowed.
+    _everything.slots[key] = weakref.ref(slots, partial(_everything.slots.pop, key))
+    if _everything.exiting:
+        close(slots, AFTER_EXIT)
+
+
+def _living() -> list[Slots]:
+    every = [reference() for reference in list(_everything.slots.values())]
+    return [slots for slots in every if slots is not None]
+
+
+def signal_on_its_way() -> bool:
+    """Whether a worker of any service was woken and has taken nothing yet."""
+    return any(not slots.quiet for slots in _living())
+
+
+def all_idle() -> bool:
+    """Whether nothing is outstanding on any service."""
+    return all(map(is_idle, _living()))
+
+
+def _finish_all() -> None:
+    """At exit: accept nothing more, finish what was accepted, abandon daemons."""
+    _everything.exiting = True
+    grace_ends = time.monotonic() + _GRACE
+    for slots in _living():
+        close(slots, AFTER_EXIT, cancel=slots.settings.daemon, grace_ends=grace_ends)
+    # More than once, for a body of one may still submit to another.
+    while working := [s for s in _living() if not s.settings.daemon and is_at_work(s)]:
+        for slots in working:
+            join(slots)
+
+
+def _lose_all() -> None:
+    lost = _living()
+    _everything.slots = {}
+    for slots in lost:
+        _lose(slots)
+
+
+def _lose(slots: Slots) -> None:
+    """In a forked child: what was outstanding in the parent is not outstanding here.
+
+    Futures of the parent's refer to these slots and see that they are lost; the Service
+    goes on with empty ones of the same kind.
+    """
+    slots.lost = True
+    for worker in list(slots.workers):
+        if worker.future is not None:
+            worker.future.done()  # Which drops it, and whom its end would be told to.
+    slots.empty()
+    slots.ending = True
+    service = None if slots.service is None else slots.service()
+    if service is not None:
+        fresh = make_slots(slots.settings, slots.max_workers)
+        fresh.refusal = slots.refusal
+        fresh.checked = slots.checked
+        fresh.broken = slots.broken
+        fresh.ending = slots.refusal is not None
+        service.attach(fresh)
+
+
+# Before `threading` joins its threads, as the stdlib's pool does: `atexit` is too late,
+# daemon threads are frozen by then.
+vars(threading)["_register_atexit"](_finish_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lose_all)

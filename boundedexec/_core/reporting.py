@@ -1,0 +1,125 @@
+"""Failures that no caller is there to be told of go to the logger `boundedexec`."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+
+_logger = logging.getLogger("boundedexec")
+
+
+class _Reports:
+    """Logs failures; what a broken handler raises ends here.
+
+    A future may be dropped anywhere, also while this thread logs the failure of another.
+    CPython 3.13.5 omits what is logged in between, so that waits for its turn.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[BaseException, Context | None, str, tuple[object, ...]]]
+        self._waiting = deque()
+        #: The threads that are logging.
+        self._logging: set[int] = set()
+        # Not globals: at the interpreter's end those may be gone.
+        self._log = _logger.error
+        self._ident = _thread.get_ident
+        self._table: dict[int, threading.Thread] = vars(threading)["_active"]
+        #: Stands in the table for a thread that is not there (it has all but ended, or
+        #: Python did not start it), for `logging` would add an entry that stays.
+        self._unlisted = threading.Thread(name="Dummy", daemon=False)
+
+    def __call__(
+        self,
+        message: str,
+        *args: object,
+        exception: BaseException,
+        context: Context | None = None,
+    ) -> None:
+        self._waiting.append((exception, context, message, args))
+        thread = self._ident()
+        # Again, for one may come between the last look and the end.
+        while self._waiting and thread not in self._logging:
+            try:
+                self._logging.add(thread)
+                self._table.setdefault(thread, self._unlisted)
+                while self._waiting:
+                    self._log_one(*self._waiting.popleft())
+            except BaseException:
+                pass
+            finally:
+                self._logging.discard(thread)
+                if self._table.get(thread) is self._unlisted:
+                    self._table.pop(thread)
+
+    def _log_one(
+        self,
+        exception: BaseException,
+        context: Context | None,
+        message: str,
+        args: tuple[object, ...],
+    ) -> None:
+        # Not the exception itself: `logging` would ask whether it is true.
+        info = type(exception), exception, exception.__traceback__
+        if context is None:
+            self._log(message, *args, exc_info=info)
+        else:
+            # A copy, for the context may be entered somewhere at this moment.
+            context.copy().run(self._log, message, *args, exc_info=info)
+
+    def forget(self) -> None:
+        """In a forked child no other thread is logging."""
+        self._logging = set()
+        self._waiting = deque()
+
+
+report = _Reports()
+
+
+def name_of(fn: object) -> str:
+    """What a person calls `fn`. Never its `repr`, which may be large, slow or broken."""
+    try:
+        for _ in range(8):  # A `functools.partial`, also of another, by what it calls.
+            fn = getattr(fn, "func", fn)
+        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+    except BaseException:
+        return type(fn).__qualname__
+
+
+def _words(exception: BaseException) -> str:
+    try:
+        return repr(exception)
+    except BaseException:
+        return type(exception).__qualname__
+
+
+class Failure:
+    """An exception and whether anybody asked for it. Reports it when dropped unasked."""
+
+    __slots__ = ("exception", "name", "asked", "context")
+
+    def __init__(
+        self, exception: BaseException, name: str, asked: bool, context: Context | None = None
+    ) -> None:
+        self.exception = exception
+        self.name = name
+        self.asked = asked
+        self.context = context
+
+    def __del__(self, report: Callable[..., None] = report) -> None:
+        if not self.asked:
+            report(
+                "nobody asked for the exception of %s: %s",
+                self.name,
+                _words(self.exception),
+                exception=self.exception,
+                context=self.context,
+            )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=report.forget)

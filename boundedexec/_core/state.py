@@ -1,0 +1,311 @@
+"""The records: a worker, a lend, and the slots of one service. What moves them is above.
+
+Fields marked [lock] change under `guard.lock` alone. Of the others, each says who writes.
+The protocol, with the orders that make it right, is in README.md, beside this file.
+"""
+
+from __future__ import annotations
+
+import _thread
+import itertools
+import operator
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from .locking import guard
+from .recording import Recorder, recording
+from .submission import Owner, Submission
+from .threads import ListedThread, PerThread
+
+if TYPE_CHECKING:
+    from .graph import Node
+
+    Steps: TypeAlias = map[object]
+else:
+    Steps = map
+
+#: More than there can be. An integer, for the worker's loop compares with it.
+UNBOUNDED = 1 << 1000
+
+#: The key of the one signal in `Slots.quiet`.
+SIGNAL = "signal"
+
+AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+
+_last: Callable[[Any], Any] = list[Any].pop
+_first: Callable[[Any], Any] = deque[Any].popleft
+_take: Callable[[Any, Any], Any] = dict[Any, Any].pop
+
+
+class Wake(Steps):
+    """Wakes a worker, or starts its thread: by a step of this iterator, `for _ in wake: break`.
+
+    CPython looks for signals when a call returns, a function starts or a loop goes round;
+    not between a step of a `for` and what follows. So where one `for` takes a Wake out of
+    an iterator that pops, and the next one steps it, a Ctrl-C finds neither or both done;
+    and what is raised by the step was raised by the start of a thread.
+    """
+
+    worker: Worker
+
+
+class Worker(ListedThread):
+    """A thread of a service and what it executes. Written by itself, where nothing is said."""
+
+    # Slots, here and in `Slots`: the worker's loop reads them for each submission, and an
+    # object with thirty attributes or more is slow to read otherwise.
+    __slots__ = (
+        "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
+        "node", "blank", "run", "presets",
+    )  # fmt: skip
+
+    def __init__(self, slots: Slots, name: str, slot: bool) -> None:
+        super().__init__(name, slots.settings.daemon)
+        self.slots = slots
+        #: Whether the thread has been started. False: `wake` starts it.
+        self.begun = False
+        start = self.starter(slots.settings.daemon)
+        self.wake = Wake(start, itertools.repeat(_thread))
+        self.wake.worker = self
+        #: Released by `wake`, once for each time it is taken out of `free` or `spare`.
+        self.gate = _thread.allocate_lock()
+        self.gate.acquire()
+        #: [lock, but for going on from one body to the next] Whether it holds a slot.
+        #: True also while it stands in `free`: whoever wakes it there gives it the slot.
+        self.slot = slot
+        #: Whether the signal comes with the next wake-up, or has come and was not consumed.
+        self.signalled = slot
+        #: The submission it has taken; its callable once it has the claim as well.
+        self.future: Submission[Any] | None = None
+        self.fn: Callable[..., Any] | None = None
+        #: [lock] The lends by which it has its slot. The slot goes back to the last of them.
+        self.debts: list[Lend] = []
+        #: [lock] Where its own slot is, if it has lent it.
+        self.lend: Lend | None = None
+        #: [lock] What it waits for, from when it looks what that leads to until it goes on.
+        self.node: Node | None = None
+        #: Where a body without a context of its own runs, if the submitter's is propagated;
+        #: replaced when one has set something. Otherwise it runs in that of the thread.
+        self.blank = Context()
+        #: Runs a body there.
+        self.run: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
+        #: What the initializer set, for the contexts of bodies to come.
+        self.presets: list[tuple[ContextVar[Any], Any]] = []
+
+    def work(self) -> None:
+        self.begun = True
+        self.wake = Wake(type(self.gate).release, itertools.repeat(self.gate))
+        self.wake.worker = self
+        self.slots.work(self)
+
+
+    def renew_context(self) -> None:
+        self.blank = Context()
+        self.run = self.blank.run
+
+    def gone(self) -> None:
+        with guard.lock:
+            self.slots.workers.pop(self, None)
+
+
+#: The worker whose body the current thread executes, or which it is.
+current_worker = PerThread()
+
+
+def current_body() -> Worker | None:
+    """The worker whose body the caller is part of; None in an initializer and elsewhere."""
+    worker: Worker | None = current_worker.get()
+    return worker if worker is not None and worker.future is not None else None
+
+
+class Lend:
+    """A slot on its way from a body that waits to what it waits for, and back."""
+
+    __slots__ = ("lender", "future", "open")
+
+    def __init__(self, lender: Worker, future: Submission[Any] | None) -> None:
+        self.lender = lender
+        #: The submission to start with the slot; None once it has, or for a body that resumes.
+        self.future = future
+        #: [lock] Whether the slot goes back to the lender; if not, the borrower keeps it.
+        self.open = True
+
+
+class Observer:
+    """A thread or coroutine that waits until nothing is outstanding."""
+
+    def notify(self) -> None:
+        """Called at such an instant, once or more often, on any thread."""
+        raise NotImplementedError
+
+
+class Settings(NamedTuple):
+    """What a service was made with, but for its bound."""
+
+    prefix: str
+    idle_timeout: float | None
+    initializer: Callable[[], object] | None
+    lending: bool
+    propagate: bool
+    max_queued: int | None
+    daemon: bool
+
+
+class Slots(Owner):
+    """The slots, the queue and the workers of one service.
+
+    Its threads and futures refer to this and not to the Service, which can therefore be
+    collected while they are at work.
+    """
+
+    __slots__ = (
+        "settings", "work", "bound", "propagate", "checked", "refusal", "grace_ends", "cancelling",
+        "broken", "ending", "recorder", "service", "_numbers", "opened", "free", "queue", "quiet",
+        "takes", "frees", "pops", "resuming", "lends", "fetcher", "preparing",
+        "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit", "owed",
+        "observers", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(
+        self, settings: Settings, max_workers: int | None, work: Callable[[Worker], None]
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        #: What each of its threads does.
+        self.work = work
+        #: [lock] How many slots there may be.
+        self.bound = UNBOUNDED if max_workers is None else max_workers
+        self.propagate = settings.propagate
+        #: Whether there is more to do for a submission than usual: with `max_queued` or a
+        #: `recorder`, and once there is a `refusal`.
+        self.checked = settings.max_queued is not None or recording.recorder is not None
+        #: Why nothing more is accepted; set once, before `checked`.
+        self.refusal: Callable[[], Exception] | None = None
+        #: Until when bodies may submit all the same, on the monotonic clock.
+        self.grace_ends = 0.0
+        #: Whether what is owed is cancelled, instead of run, after the shutdown.
+        self.cancelling = False
+        self.broken = False
+        #: Whether a thread with nothing to do ends.
+        self.ending = False
+        #: Counts for `run`; see `recording`.
+        self.recorder: Recorder | None = recording.recorder
+        #: The Service, for the child of a fork; its end is the reference's callback.
+        self.service: weakref.ref[Any] | None = None
+        self._numbers = itertools.count()
+        self.empty()
+
+    def empty(self) -> None:
+        """Have nothing queued, no slot and no worker: at first, and in a forked child.
+
+        What was there is replaced, not cleared: without a GIL a thread that does not exist
+        in the child may have been in the middle of an operation on it.
+        """
+        self._empty_queue()
+        self._empty_workers()
+
+    def _empty_queue(self) -> None:
+        #: [lock] How many there are: those in `free` and those that workers hold. Where
+        #: `free` is empty and this is less than `bound`, the worker that took the last
+        #: entry is about to open one more.
+        self.opened = 0
+        #: One entry for each free slot: an idle worker, or one that can be started. The last
+        #: is taken first, so that surplus threads age; those not started come first.
+        self.free: list[Wake] = []
+        #: Submissions that have not started, in order, and some whose claim is gone.
+        self.queue: deque[Submission[Any]] = deque()
+        #: Has its entry unless a signal is on its way: from when a submitter takes it out
+        #: until the worker that was woken has taken a submission.
+        self.quiet: dict[str, list[Wake]] = {SIGNAL: self.free}
+        #: Takes the signal, then a worker out of `free`: `KeyError` without the one,
+        #: `IndexError` without the other.
+        self.takes: Iterator[Wake] = map(
+            _last, map(_take, itertools.repeat(self.quiet), itertools.repeat(SIGNAL))
+        )
+        #: Takes a worker out of `free`, a submission out of `queue`, and a worker out of
+        #: `spare` [lock]: `IndexError` where there is none.
+        self.frees: Iterator[Wake] = map(_last, itertools.repeat(self.free))
+        self.pops: Iterator[Submission[Any]] = map(_first, itertools.repeat(self.queue))
+
+    def _empty_workers(self) -> None:
+        #: [lock] Bodies that want a slot back, in order; they go before the queue. Not empty
+        #: only while `free` is, or while somebody is about to give them what is there.
+        self.resuming: deque[Worker] = deque()
+        #: [lock] Slots that bodies have lent, until a worker has fetched them.
+        self.lends: deque[Lend] = deque()
+        #: [lock] The worker that was woken for the lends and has not come to them yet.
+        self.fetcher: Worker | None = None
+        #: [lock] How many workers run their initializer before they look into the queue, and
+        #: how many before they fetch a lend: each of them will take one.
+        self.preparing = 0
+        self.preparing_for_lends = 0
+        #: [lock] Workers that have no slot: idle ones, and some that were never started.
+        self.spare: list[Wake] = []
+        self.spares: Iterator[Wake] = map(_last, itertools.repeat(self.spare))
+        #: [lock] Every worker that was made and has not ended.
+        self.workers: dict[Worker, None] = {}
+        #: [lock] Bodies that execute without a slot, or want one back: they are outstanding
+        #: though neither the queue nor a slot says so.
+        self.unslotted: set[Worker] = set()
+        #: What else is outstanding: runs of a Coalescer that others can join and that are not
+        #: queued yet, and what was taken out of the queue to fail. One entry for each thread
+        #: that does so, and written by it.
+        self.in_transit: set[object] = set()
+        #: Runs that are owed: each is queued before the body that it follows has ended.
+        self.owed: dict[Submission[Any], None] = {}
+        #: [lock] Who waits until nothing is outstanding.
+        self.observers: dict[Observer, None] = {}
+
+    @property
+    def max_workers(self) -> int | None:
+        return None if self.bound == UNBOUNDED else self.bound
+
+    @property
+    def lends_slots(self) -> bool:
+        return self.settings.lending and self.bound != UNBOUNDED
+
+    def new_worker(self, *, slot: bool) -> Worker:
+        """A worker whose thread has not been started; under the lock, or before others
+        know these slots."""
+        name = f"{self.settings.prefix}_{next(self._numbers)}"
+        worker = Worker(self, name, slot)
+        self.workers[worker] = None
+        return worker
+
+    def signal(self) -> None:
+        """Wake one worker for the queue, unless a signal is on its way or no slot is free.
+
+        Takes no lock. Between taking a worker and waking it no signal is looked for.
+        Raises what starting a thread raises; then nothing has changed.
+        """
+        # The queue last: a worker takes a submission before it consumes the signal, so what
+        # is queued while no signal is on its way needs one.
+        while self.quiet and self.free and self.queue:
+            wake: Iterable[object] = ()
+            try:
+                for wake in self.takes:  # noqa: B007
+                    break
+            except KeyError:
+                return
+            except IndexError:
+                # Threads that looked in between saw a signal on its way: look again.
+                self.quiet[SIGNAL] = self.free  # explore: signal-found-none
+                continue  # explore: signal-look-again
+            try:
+                for _ in wake:
+                    break
+            except BaseException:
+                # explore: start-failed-entry
+                self.free.insert(0, wake)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+                self.quiet[SIGNAL] = self.free  # explore: start-failed-signal
+                raise
+            return
+
+    def busy(self) -> bool:
+        """Whether a body executes after whose end the queue is looked at again."""
+        return self.opened > len(self.free) or bool(self.unslotted)

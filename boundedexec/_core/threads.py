@@ -1,0 +1,145 @@
+"""Threads: how one is started, listed by `threading`, and ended.
+
+They start through `_thread`, not `threading`. `Thread.start` waits for the new thread,
+which is slow, deadlocks in a signal handler up to Python 3.12, and from 3.14 on may pass
+the starter's context on. The price is that a new thread enters itself into `threading`'s
+table. Functions of `_thread` are looked up when they are called, so that gevent's and
+eventlet's patches hold for pools that were imported before them.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import threading
+from collections.abc import Callable
+from operator import methodcaller
+from typing import Any
+
+from .locking import HAS_GIL
+
+#: Not in an isolated sub-interpreter.
+DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
+
+
+def _listed() -> dict[int, threading.Thread]:
+    """`threading`'s own table, which has no public name."""
+    table: dict[int, threading.Thread] = vars(threading)["_active"]
+    return table
+
+
+class ListedThread(threading.Thread):
+    """A thread that can be named, found and joined as any other; started by its starter."""
+
+    def __init__(self, name: str, daemon: bool) -> None:
+        # What a body starts inherits this.
+        super().__init__(name=name, daemon=daemon and DAEMONS_ALLOWED)
+        #: Locked until the thread has ended.
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
+
+    def starter(self, daemon: bool) -> Callable[[Any], object]:
+        """What starts this thread when it is called with `_thread`: a single call in C."""
+        if HAS_GIL and DAEMONS_ALLOWED:
+            return methodcaller("start_new_thread", self._main, ())
+        if sys.version_info < (3, 13):
+            raise RuntimeError(
+                "a Service needs Python 3.13 or newer in a sub-interpreter without daemon threads"
+            )
+        # The interpreter keeps a list of these, and joins them. Without a GIL it must not
+        # end before its last thread is quite gone, which is later than `_ended`.
+        return methodcaller("start_joinable_thread", self._main, daemon=daemon)
+
+    def work(self) -> None:
+        """What the thread does. Raises what ends it unexpectedly."""
+        raise NotImplementedError
+
+    def gone(self) -> None:
+        """The last thing that it does, when `threading` does not list it any more."""
+
+    def _main(self) -> None:
+        try:
+            self._enter()
+            self.work()
+        finally:
+            _listed().pop(_thread.get_ident(), None)
+            self.gone()
+            self._ended.release()
+
+    def _enter(self) -> None:
+        """What `Thread._bootstrap` does, without its locks."""
+        self._ident = _thread.get_ident()
+        if hasattr(_thread, "get_native_id"):
+            self._native_id = _thread.get_native_id()
+        _listed()[self._ident] = self
+        vars(self)["_started"].set()
+        trace, profile = threading.gettrace(), threading.getprofile()
+        if trace is not None:
+            sys.settrace(trace)
+        if profile is not None:
+            sys.setprofile(profile)
+
+    def is_alive(self) -> bool:
+        return self._ended.locked()
+
+    def join(self, timeout: float | None = None) -> None:
+        if self is threading.current_thread():
+            raise RuntimeError("cannot join current thread")
+        seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+        if self._ended.acquire(True, seconds):
+            self._ended.release()
+
+
+# Fork: in the child `threading` makes the thread that forked the main thread, and relies
+# on what `Thread.start` would have left in it. For a thread that is not in its table it
+# makes a main thread itself.
+_forking: dict[int, ListedThread] = {}
+
+
+def _leave_table() -> None:
+    ident = _thread.get_ident()
+    thread = _listed().get(ident)
+    if isinstance(thread, ListedThread):
+        _forking[ident] = thread
+        _listed().pop(ident, None)
+
+
+def _return_to_table() -> None:
+    ident = _thread.get_ident()
+    thread = _forking.pop(ident, None)
+    if thread is not None:
+        _listed()[ident] = thread
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forking.clear
+    )
+
+
+class PerThread:
+    """A value for each thread, forgotten in a forked child.
+
+    Not a `threading.local`: an ending thread clears those after its last line, which
+    without a GIL can meet the interpreter's own end and deadlock.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[int, Any] = {}
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def get(self) -> Any:
+        return self.values.get(_thread.get_ident())
+
+    def set(self, value: Any) -> None:
+        if value is None:
+            self.values.pop(_thread.get_ident(), None)
+        else:
+            self.values[_thread.get_ident()] = value
+
+    def forget(self) -> None:
+        # Replaced, not cleared: without a GIL a thread that does not exist in the child
+        # may have been in the middle of an operation on it.
+        self.values = {}
