@@ -1,18 +1,16 @@
-"""The package's own source, compiled with a switching point before every shared access.
+"""The package's own source, compiled with points before what threads share.
 
-The syntax tree of each module is changed so that a call of the scheduler stands
-directly before each step that another thread could see or disturb: a load, store or
-deletion of an attribute that changes after its object was made, a subscript, a
-method of a list, deque, dict or set, an iterator's start, a test for emptiness. The
-steps themselves are the package's. Two of them never share a point, also where one
-line has several, and `x.a += 1` is a load and a store. The interpreter's version
-plays no part, so a schedule can be replayed on any other.
+The syntax tree of each module is changed so that a call of the scheduler stands directly
+before each step that another thread could see or disturb: a load, store or deletion of an
+attribute that changes after its object was made, a subscript, a method of a list, deque,
+dict or set, an iterator's step, a test for emptiness. Another call marks where CPython with
+a GIL can switch threads: after each call, on function entry, and on a backward jump. The
+steps themselves are the package's, and `x.a += 1` is a load and a store. The interpreter's
+version plays no part, so a schedule can be replayed on any other.
 
-`threading`, `_thread` and the like are replaced where the modules import them, by
-what the scheduler controls.
-
-Not instrumented: `_PerThread`, whose entries are only ever touched by the thread
-that they are for.
+`map` steps through what it is given with a point before each step, and `threading`,
+`_thread` and the like are replaced where the modules import them, by what the scheduler
+controls.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import ast
 import builtins
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,12 +39,13 @@ LAZY = {"filter", "iter", "reversed"}
 #: Functions that take an attribute's name.
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
-#: Iterators that take out of a container, and its attribute beside theirs.
-TAKING = {"_free_slots": "free", "_next_resumer": "resumers", "spare": "parked"}
-
-UNTOUCHED_CLASSES = {"_PerThread"}
-#: What these store changes in a forked child only, where there is one thread.
-FORK = {"_attach", "_drop_if_lost", "_forget_all", "_lose", "_lose_all", "forget", "lose"}
+#: What these store is stored before others know the object, or in a forked child.
+UNSHARED = {
+    "__init__", "empty", "_empty_queue", "_empty_workers", "attach", "lose", "_lose", "forget",
+    "renew",
+}  # fmt: skip
+#: Not changed: they touch nothing that is shared.
+UNTOUCHED = {"headroom"}
 
 
 class Site(NamedTuple):
@@ -70,10 +69,8 @@ def changing_attributes(trees: Mapping[str, ast.Module]) -> set[str]:
     def look(node: ast.AST, own: str) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef):
-                if child.name in FORK:
-                    continue
                 first = child.args.posonlyargs + child.args.args
-                look(child, first[0].arg if child.name == "__init__" and first else "")
+                look(child, first[0].arg if child.name in UNSHARED and first else "")
                 continue
             if isinstance(child, ast.Attribute) and not isinstance(child.ctx, ast.Load):
                 if not (isinstance(child.value, ast.Name) and child.value.id == own):
@@ -116,18 +113,30 @@ class _Instrument(ast.NodeTransformer):
     # What runs when the module is imported is left alone.
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        if node.name in UNTOUCHED:
+            return node
         self._depth += 1
-        node.body = [line for old in node.body for line in self._lines(old)]
+        node.body = [self._mark(node.body[0]), *self._block(node.body)]
         self._depth -= 1
         return node
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return node
+
+    def _mark(self, node: ast.AST) -> ast.stmt:
+        """A statement that marks where threads can be switched."""
+        statement = ast.copy_location(ast.Expr(self._call("mark", node)), node)
+        return ast.fix_missing_locations(statement)
+
+    def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+        return [line for old in statements for line in self._lines(old)]
 
     def _lines(self, statement: ast.stmt) -> list[ast.stmt]:
         new: ast.stmt | list[ast.stmt] = self.visit(statement)
         return new if isinstance(new, list) else [new]
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        if node.name not in UNTOUCHED_CLASSES:
-            node.body = [line for old in node.body for line in self._lines(old)]
+        node.body = self._block(node.body)
         return node
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
@@ -163,7 +172,11 @@ class _Instrument(ast.NodeTransformer):
         if self._depth == 0 or isinstance(target, ast.Name):
             self.generic_visit(node)
             return node
-        assert isinstance(target, ast.Attribute), "not foreseen: augmented subscripts"
+        if isinstance(target, ast.Subscript):
+            assert isinstance(target.value, ast.Name), "not foreseen: of what is shared"
+            node.value = self.visit(node.value)
+            return node
+        assert isinstance(target, ast.Attribute)
         holder = ast.Name("__holder", ast.Store())
         load = ast.Attribute(ast.Name("__holder", ast.Load()), target.attr, ast.Load())
         store = ast.Attribute(ast.Name("__holder", ast.Load()), target.attr, ast.Store())
@@ -184,7 +197,8 @@ class _Instrument(ast.NodeTransformer):
             return node
         if not isinstance(node.ctx, ast.Load):
             # One of several targets: no point may come between holder and index.
-            assert isinstance(node.slice, (ast.Constant, ast.Name)), ast.unparse(node)
+            simple = ast.Constant, ast.Name, ast.Attribute
+            assert isinstance(node.slice, simple), ast.unparse(node)
             site = self._site(node, None, True)
             node.value = self._call("container", node, self.visit(node.value), site)
             return node
@@ -220,20 +234,27 @@ class _Instrument(ast.NodeTransformer):
     # Containers.
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        changed = self._visit_call(node)
+        return self._call("after", node, changed) if self._depth else changed
+
+    def _visit_call(self, node: ast.Call) -> ast.expr:
         function = node.func
-        if isinstance(function, ast.Name) and function.id == "map" and self._depth:
-            return self._mapped(node)
         name: str | None = None
         writes = False
+        helper = "look"
         if isinstance(function, ast.Attribute) and function.attr in METHODS:
             writes = METHODS[function.attr]
+            helper = "method"
         elif isinstance(function, ast.Name) and function.id in LOOKING | LAZY and node.args:
-            pass
-        elif isinstance(function, ast.Name) and function.id in BY_NAME:
-            key = node.args[1]
-            assert isinstance(key, ast.Constant), "not foreseen: a name that is computed"
-            name = str(key.value)
+            helper = "lazily" if function.id in LAZY else "look"
+        elif (
+            isinstance(function, ast.Name)
+            and function.id in BY_NAME
+            and isinstance(node.args[1], ast.Constant)
+        ):
+            name = str(node.args[1].value)
             writes = function.id in ("setattr", "delattr")
+            helper = "by_name"
         else:
             self.generic_visit(node)
             return node
@@ -241,48 +262,9 @@ class _Instrument(ast.NodeTransformer):
             return node
         site = self._site(node, name, writes)
         self.generic_visit(node)
-        if isinstance(function, ast.Attribute):
-            helper = "method"
-        elif name:
-            helper = "by_name"
-        else:
-            helper = "lazily" if function.id in LAZY else "look"
         call = self._call(helper, node, site, node.func, *node.args)
         call.keywords = node.keywords
         return call
-
-    def _mapped(self, node: ast.Call) -> ast.AST:
-        """`map`, which is used to have one step and the note of it in one call in C."""
-        function, first = node.args[0], node.args[1]
-        if not isinstance(first, ast.Tuple):
-            self.generic_visit(node)
-            return node
-        if isinstance(function, ast.Attribute):
-            if function.attr in METHODS:
-                site = self._site(node, None, METHODS[function.attr])
-                function.value = self._call("container", node, self.visit(function.value), site)
-            return node
-        if not isinstance(function, ast.Name):
-            return node
-        if function.id in BY_NAME:
-            key = ast.literal_eval(node.args[2])[0]
-            site = self._site(node, key, True)
-            first.elts[0] = self._call("attribute", node, self.visit(first.elts[0]), site)
-        elif function.id in ("_first", "_last"):
-            site = self._site(node, None, True)
-            first.elts[0] = self._call("container", node, self.visit(first.elts[0]), site)
-        return node
-
-    def _taken_from(self, node: ast.expr) -> ast.expr:
-        """What a `for` goes over; a point before the step, if that takes something."""
-        if not (isinstance(node, ast.Attribute) and node.attr in TAKING):
-            return self._gone_over(node)
-        holder = ast.Attribute(node.value, TAKING[node.attr], ast.Load())
-        ast.fix_missing_locations(ast.copy_location(holder, node))
-        call = self._call("container", node, holder, self._site(node, None, True))
-        both = ast.Tuple([call, node], ast.Load())
-        taken = ast.Subscript(both, ast.Constant(1), ast.Load())
-        return ast.fix_missing_locations(ast.copy_location(taken, node))
 
     def _gone_over(self, node: ast.expr) -> ast.expr:
         """`node`, with a point before each step of what goes over it."""
@@ -311,16 +293,34 @@ class _Instrument(ast.NodeTransformer):
         site = self._site(node, None, writes)
         return self._call("container", node, self.visit(node), site)
 
-    def _blocks(self, node: ast.If | ast.While | ast.For) -> None:
-        for part in node.body, node.orelse:
-            part[:] = [line for old in part for line in self._lines(old)]
-
-    def _tested(self, node: ast.If | ast.While) -> ast.AST:
+    def visit_If(self, node: ast.If) -> ast.AST:
         node.test = self._looked_at(node.test)
-        self._blocks(node)
+        node.body, node.orelse = self._block(node.body), self._block(node.orelse)
         return node
 
-    visit_If = visit_While = _tested
+    def visit_While(self, node: ast.While) -> ast.AST:
+        spins = isinstance(node.body[0], ast.Pass) and self._depth
+        # The backward jump comes before the test or after it, as the version likes.
+        test = ast.BoolOp(ast.Or(), [self._call("mark", node.test), self._looked_at(node.test)])
+        node.test = ast.copy_location(test, node.test)
+        body = [self._mark(node.body[0]), *self._block(node.body)]
+        if spins and not _is_call_of_acquire(test):
+            spin = self._call("spin", node, ast.Name("self", ast.Load()))
+            body.append(ast.fix_missing_locations(ast.copy_location(ast.Expr(spin), node)))
+        node.body, node.orelse = body, self._block(node.orelse)
+        return node
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        # What a call returned may be a generator, whose steps are as calls.
+        first = [self._mark(node)] if isinstance(node.iter, ast.Call) else []
+        node.iter = self._gone_over(node.iter)
+        node.target = self.visit(node.target)
+        node.body = [*first, *self._block(node.body), self._mark(node.body[-1])]
+        node.orelse = self._block(node.orelse)
+        return node
+
+    def visit_Continue(self, node: ast.Continue) -> Any:
+        return [self._mark(node), node]
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         node.test = self._looked_at(node.test)
@@ -348,16 +348,24 @@ class _Instrument(ast.NodeTransformer):
         ]
         return node
 
-    def visit_For(self, node: ast.For) -> ast.AST:
-        node.iter = self._taken_from(node.iter)
-        node.target = self.visit(node.target)
-        self._blocks(node)
+    def _visit_elements(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> ast.AST:
+        self.generic_visit(node)
+        if self._depth:
+            node.elt = self._call("after", node, node.elt)
         return node
+
+    visit_ListComp = visit_SetComp = visit_GeneratorExp = _visit_elements
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
         node.iter = self._gone_over(node.iter)
         node.ifs = [self._looked_at(test) for test in node.ifs]
         return node
+
+
+def _is_call_of_acquire(test: ast.expr) -> bool:
+    """Whether a loop waits for a lock in its test, and does not spin."""
+    attributes = [node.attr for node in ast.walk(test) if isinstance(node, ast.Attribute)]
+    return "acquire" in attributes
 
 
 def _index(node: ast.expr) -> ast.expr:
@@ -368,65 +376,69 @@ def _index(node: ast.expr) -> ast.expr:
     return ast.fix_missing_locations(ast.copy_location(call, node))
 
 
-def instrument(sources: Mapping[str, str]) -> tuple[dict[str, types.CodeType], list[Site]]:
-    """Compile modules with points; the code by name, and the places of the points."""
+def instrument(
+    sources: Mapping[str, str], plain: Iterable[str]
+) -> tuple[dict[str, types.CodeType], list[Site]]:
+    """Compile modules with points; the code by name, and the places of the points.
+
+    Those that are `plain` get none.
+    """
     trees = {name: ast.parse(source) for name, source in sources.items()}
-    changing = changing_attributes(trees)
+    shared = {name: tree for name, tree in trees.items() if name not in plain}
+    changing = changing_attributes(shared)
     sites: list[Site] = []
     code: dict[str, types.CodeType] = {}
     for name, tree in trees.items():
-        file = name + ".py"
-        tree = _Instrument(file, changing, sites).visit(tree)
-        ast.fix_missing_locations(tree)
+        file = name.replace(".", "/") + ".py"
+        if name in shared:
+            tree = _Instrument(file, changing, sites).visit(tree)
+            ast.fix_missing_locations(tree)
         code[name] = compile(tree, file, "exec", dont_inherit=True)
     return code, sites
 
 
 def load(
     name: str,
-    sources: Mapping[str, str],
-    helpers: Mapping[str, Callable[..., Any]],
+    code: Mapping[str, types.CodeType],
+    functions: Mapping[str, object],
     replaced: Mapping[str, object],
-) -> tuple[dict[str, types.ModuleType], list[Site]]:
-    """Import `sources` as the modules of a package `name`, dependencies first.
+) -> dict[str, types.ModuleType]:
+    """Import compiled modules as those of a package `name`, dependencies first.
 
-    `helpers` are what the points call, `replaced` the modules that they get when they
-    import those names. The package is not entered into `sys.modules` for longer than
-    this takes.
+    `functions` are built-in names there, `replaced` the modules that they get when they
+    import those names. The package is in `sys.modules` for no longer than this takes.
     """
-    code, sites = instrument(sources)
 
     def import_(module: str, *args: Any) -> Any:
-        level = args[3] if len(args) > 3 else 0
+        from_list, level = (*args[2:], None, 0)[:2] if len(args) < 4 else args[2:4]
         if level == 0 and module in replaced:
-            return replaced[module]
+            return replaced[module if from_list else module.partition(".")[0]]
         return builtins.__import__(module, *args)
 
-    names = {
-        **vars(builtins),
-        **{f"__{helper}__": function for helper, function in helpers.items()},
-        "__import__": import_,
-    }
-    package = types.ModuleType(name)
-    package.__path__ = []
-    modules = {"__init__": package}
+    names = {**vars(builtins), **functions, "__import__": import_}
+    packages = [name, *{f"{name}.{each.rpartition('.')[0]}" for each in code if "." in each}]
+    modules: dict[str, types.ModuleType] = {}
+    entered = [*packages, *(f"{name}.{each}" for each in code)]
     try:
-        sys.modules[name] = package
+        for each in packages:
+            package = sys.modules[each] = types.ModuleType(each)
+            package.__path__ = []
         for each in code:
-            if each == "__init__":
-                continue
             module = types.ModuleType(f"{name}.{each}")
-            module.__package__ = name
+            module.__package__ = module.__name__.rpartition(".")[0]
+            module.__file__ = f"/{name}/{each.replace('.', '/')}.py"
             module.__dict__["__builtins__"] = names
-            sys.modules[f"{name}.{each}"] = modules[each] = module
+            sys.modules[f"{name}.{each}"] = modules[each.rpartition(".")[2]] = module
             exec(code[each], module.__dict__)
-            setattr(package, each, module)
     finally:
-        for each in [name, *(f"{name}.{each}" for each in code)]:
+        for each in entered:
             sys.modules.pop(each, None)
-    return modules, sites
+    return modules
 
 
-def read(directory: Path, names: Iterator[str] | list[str]) -> dict[str, str]:
+def read(directory: Path, names: Iterable[str]) -> dict[str, str]:
     """The sources of a package's modules, by name."""
-    return {name: (directory / f"{name}.py").read_text(encoding="utf-8") for name in names}
+    return {
+        name: (directory / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        for name in names
+    }

@@ -1,30 +1,16 @@
-"""A scheduler that runs one thread at a time, and an explorer of its choices.
+"""A scheduler that runs one thread at a time: threads, locks, points, and what happened.
 
-Threads are real, but each waits at every point until it is chosen. A point says
-what the thread is about to touch, so the scheduler knows of every thread that waits
-what it will do next. It knows whether a lock is free, hence who can run; that nobody
-can is the end of an execution.
+Threads are real, but each waits at a point until it is chosen. Which points there are
+depends on the mode:
 
-The explorer runs a scenario again and again. Two schedules that differ only in the
-order of steps which touch different things, or only look, are the same execution;
-of those it needs one. That is dynamic partial-order reduction (Flanagan and
-Godefroid, 2005) with sleep sets:
+* `free`: before every shared access. What holds there holds without a GIL.
+* `gil`: before the first shared access after a place where CPython with a GIL can switch
+  threads: after a call, on function entry, on a backward jump. What comes between two such
+  places is one step.
 
-1. Where a thread is about to touch what another has touched, and nothing made it
-   wait for that, the other order is possible: the thread is noted as an alternative
-   for the state before the other's step.
-2. After an execution the deepest state with an alternative is run into again, with
-   that alternative chosen there.
-3. What has been explored from a state need not be tried again in a branch before
-   something that it conflicts with has happened: it sleeps.
-
-So without a bound every execution is covered. With a bound on preemptions (switches
-away from a thread that could go on) those with no more than so many are; an
-alternative is then also noted where the other thread began to run, for there it costs
-no preemption (Coons, Musuvathi and McKinley, 2013), and nothing sleeps.
-
-A wait with a time-out may end without the lock whenever the scheduler says so: the
-time-out is one more step that conflicts with the lock's release.
+A step has accesses, known once it has been made; `exploring` computes from them which
+other orders there are. A wait with a time-out may end without the lock whenever the
+scheduler says so.
 
 Memory is sequentially consistent: a store is seen by every later load. That is what
 CPython gives with a GIL and without.
@@ -34,41 +20,72 @@ from __future__ import annotations
 
 import _thread
 import faulthandler
-import gc
 import itertools
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple, TypeAlias
-
-from instrument import Site
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 _allocate_lock = _thread.allocate_lock
 _get_ident = _thread.get_ident
 
-#: What a step touches (`part` of an object, all of it where that is None), whether it
-#: changes it, and where in the source; and what else it looks through, or 0.
-Access: TypeAlias = "tuple[int, object, bool, int, int]"
-
 #: Seconds that one execution may take, which takes milliseconds.
 _LIMIT = 60
+#: Steps that the threads of an execution that is over may take to unwind.
+_PATIENCE = 10000
+#: Steps that others may make before a thread that could go on does. Without a GIL there are
+#: threads that look again and again, until another has gone on.
+_FAIR = 600
 
 # Places that are not in the source.
-_ACQUIRE, _RELEASE, _LOCKED, _DECLARED = range(-4, 0)
+ACQUIRE, RELEASE, LOCKED, DECLARED, MAPPED, EVENT, STARTED = range(-7, 0)
 _WORDS = {
-    _ACQUIRE: "acquire of a lock",
-    _RELEASE: "release of a lock",
-    _LOCKED: "look at a lock",
-    _DECLARED: "what the scenario watches",
+    ACQUIRE: "acquire of a lock",
+    RELEASE: "release of a lock",
+    LOCKED: "look at a lock",
+    DECLARED: "what the scenario watches",
+    MAPPED: "a step of map",
+    EVENT: "an event",
+    STARTED: "start of a thread",
 }
-
-
-#: What the failure of a scenario begins with that does not do the same again.
-NOT_REPEATABLE = "not repeatable"
 
 
 class Abort(BaseException):
     """Unwinds the threads of an execution that is over."""
+
+
+class Access(NamedTuple):
+    """What a step touches."""
+
+    #: The object, as `Run.name` numbers it.
+    of: int
+    #: An attribute or a key; None for all of the object.
+    part: object
+    writes: bool
+    #: Where in the source.
+    site: int
+
+
+class Event:
+    """A step that is made, or was."""
+
+    __slots__ = ("task", "depth", "nth", "start", "clock", "accesses", "acquired", "held", "limit")
+
+    def __init__(self, task: Task, depth: int, limit: int) -> None:
+        self.task = task.number
+        self.depth = depth
+        #: How many steps of each thread happened before this one, when it began, and with
+        #: what it has touched.
+        self.start = task.clock
+        self.clock = [*task.clock]
+        self.clock[task.number] += 1
+        #: How many steps of its own the thread has made with it.
+        self.nth = self.clock[task.number]
+        self.accesses: list[Access] = []
+        #: The locks that it has waited for, or would have.
+        self.acquired: set[int] = set()
+        #: The locks that it found held, each with the step by which it was.
+        self.held: dict[int, Event | None] = {}
+        #: Objects with a smaller number were known when it began.
+        self.limit = limit
 
 
 class Task:
@@ -84,15 +101,21 @@ class Task:
         self.baton.acquire()
         self.alive = True
         self.ident = 0
-        #: What its next step touches; None where it has not begun.
-        self.access: Access | None = None
+        #: Whether it can be interrupted before its next access.
+        self.boundary = True
         #: The lock without which it cannot go on.
         self.wants: Lock | None = None
         #: The lock that it waits for until its time is up.
         self.wants_for_a_while: Lock | None = None
-        self.releases: Lock | None = None
-        #: How many steps of each thread happened before its next one.
+        #: The object that another has to write before it can go on; how often it had been
+        #: written when it looked last.
+        self.spins_on: int | None = None
+        self.spun: tuple[int, int] | None = None
+        #: Raised where it could be interrupted next.
+        self.exception: BaseException | None = None
         self.clock: list[int] = []
+        #: The step that it makes.
+        self.event: Event | None = None
 
 
 class Lock:
@@ -100,6 +123,8 @@ class Lock:
 
     def __init__(self) -> None:
         self.held = False
+        #: The step that acquired it.
+        self.taken: Event | None = None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         run = Run.mine()
@@ -108,38 +133,35 @@ class Lock:
                 raise Abort
             self.held = True
             return True
-        task = run.running
-        if blocking and timeout >= 0:
-            task.wants_for_a_while = self
-        elif blocking:
-            task.wants = self
-        run.point((id(self), None, True, _ACQUIRE, 0), self)
-        task.wants = task.wants_for_a_while = None
+        run.acquire_point(self, blocking, timeout)
         if self.held:
             return False
         self.held = True
+        self.taken = run.running.event
         return True
 
     def release(self) -> None:
         run = Run.mine()
         if run is not None:
-            run.running.releases = self
-            run.point((id(self), None, True, _RELEASE, 0), self)
+            run.touch(self, None, True, RELEASE)
         if not self.held:
             raise RuntimeError("release unlocked lock")
         self.held = False
 
     def locked(self) -> bool:
-        run = Run.current
+        run = Run.mine()
         if run is not None:
-            run.point((id(self), None, False, _LOCKED, 0), self)
+            run.touch(self, None, False, LOCKED)
         return self.held
 
     def __enter__(self) -> bool:
-        return self.acquire()
+        acquired = self.acquire()
+        _switchable()
+        return acquired
 
     def __exit__(self, *_: object) -> None:
         self.release()
+        mark()
 
 
 class RLock:
@@ -169,10 +191,51 @@ class RLock:
         self._lock.release()
 
     def __enter__(self) -> bool:
-        return self.acquire()
+        acquired = self.acquire()
+        _switchable()
+        return acquired
 
     def __exit__(self, *_: object) -> None:
         self.release()
+        mark()
+
+
+class LockedEvent:
+    """`threading.Event`, under control."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._lock = Lock()
+        self._lock.held = True
+
+    def set(self) -> None:
+        _touch(self, writes=True)
+        self._is_set = True
+        if self._lock.held:
+            self._lock.release()
+
+    def clear(self) -> None:
+        _touch(self, writes=True)
+        self._is_set = False
+        self._lock.acquire(False)
+
+    def is_set(self) -> bool:
+        _touch(self, writes=False)
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.is_set():
+            return True
+        if self._lock.acquire(True, -1 if timeout is None else timeout):
+            self._lock.release()
+        return self.is_set()
+
+
+def _touch(event: LockedEvent, *, writes: bool) -> None:
+    run = Run.mine()
+    if run is not None:
+        mark()
+        run.touch(event, None, writes, EVENT)
 
 
 class _Carrier:
@@ -199,43 +262,14 @@ class _Carrier:
             del work
 
 
-class _Node:
-    """A state of the current branch, and what remains to be tried from there."""
+class Chooser(Protocol):
+    """Decides who goes on, and learns from what was done."""
 
-    __slots__ = ("enabled", "chosen", "todo", "done", "sleeping", "before", "preemptions")
+    def choose(self, run: Run, enabled: list[int]) -> int | None:
+        """One of `enabled`; None where what remains is known from another execution."""
 
-    def __init__(
-        self, enabled: list[int], chosen: int, sleeping: set[int], before: int, preemptions: int
-    ) -> None:
-        self.enabled = enabled
-        self.chosen = chosen
-        self.todo = {chosen}
-        self.done: set[int] = set()
-        self.sleeping = sleeping
-        #: Who ran before and could go on, else -1.
-        self.before = before if before in enabled else -1
-        #: How many preemptions there were before this state.
-        self.preemptions = preemptions
-
-    def cost(self, number: int) -> int:
-        return int(self.before >= 0 and number != self.before)
-
-
-class _Event(NamedTuple):
-    """A step that was made."""
-
-    task: int
-    access: Access | None
-    #: How many steps of its own the thread had made with it.
-    nth: int
-    #: Whether it freed a lock.
-    freed: bool
-
-
-class Failure(NamedTuple):
-    what: str
-    schedule: list[int]
-    story: str
+    def made(self, run: Run, event: Event) -> None:
+        """A step is complete."""
 
 
 class Run:
@@ -244,34 +278,34 @@ class Run:
     #: The one that is going on.
     current: Run | None = None
 
-    def __init__(self, explorer: Explorer, prefix: list[int] | None = None) -> None:
-        self._explorer = explorer
-        self._stack = explorer.stack
-        self._bound = explorer.bound
-        #: The choices to repeat, where that is all there is to do.
-        self._prefix = prefix
-        #: Up to here everything is as it was in the execution before.
-        self._known = len(self._stack) - 1 if prefix is None else explorer.most_steps
+    def __init__(self, chooser: Chooser, gil: bool, most_steps: int = 5000) -> None:
+        self._chooser = chooser
+        self._gil = gil
+        self._most_steps = most_steps
         self.tasks: list[Task] = []
-        self.events: list[_Event] = []
+        self.events: list[Event] = []
         self.running: Task
-        self._last = -1
-        #: The steps that touched an object, and those threads that did, -1 for several.
-        self._touched: dict[int, list[int]] = {}
-        self._by: dict[int, int] = {}
-        #: What happened before whoever looks at, or changes, a part of an object.
-        self._clocks: dict[int, dict[object, tuple[list[int], list[int]]]] = {}
+        #: Objects by `id`, in the order in which they were first touched. An execution with
+        #: the same beginning numbers what is touched there in the same way.
+        self._names: dict[int, int] = {}
         #: Kept until the end, so that no `id` is used twice.
         self._kept: list[object] = []
+        #: Of each object and part, the clocks of the last write and of the looks since.
+        self._clocks: dict[int, dict[object, tuple[list[int] | None, list[list[int]]]]] = {}
+        #: How often each was written.
+        self._writes: dict[int, int] = {}
+        #: The steps that touched each object.
+        self.touched: dict[int, list[int]] = {}
         #: The objects whose `__dict__` these are.
-        self.dicts: dict[int, int] = {}
+        self.dicts: dict[int, object] = {}
         self.failure: str | None = None
         #: Whether what remains is known from another branch.
         self.pruned = False
         #: It is over, and its threads are on their way out.
         self.aborting = False
-        #: How many steps they may take for that all in all.
-        self._patience = 10000
+        #: Whether a thread may be interrupted by an exception where it is now.
+        self.interrupts: Callable[[Task], bool] | None = None
+        self._patience = _PATIENCE
         self._finished = _allocate_lock()
         self._finished.acquire()
 
@@ -291,10 +325,11 @@ class Run:
         worker: object = None,
     ) -> None:
         task = Task(len(self.tasks), name, worker)
-        task.clock = [*self.running.clock] if self.tasks else []
+        if self.tasks and self.running.event is not None:
+            # Not a copy: it comes after all of this step. And what follows is another.
+            self._record(self.running, task, None, True, STARTED)
+            task.clock = self.running.event.clock
         self.tasks.append(task)
-        for each in self.tasks:
-            each.clock += [0] * (len(self.tasks) - len(each.clock))
         carrier = _Carrier.idle.pop() if _Carrier.idle else _Carrier()
         carrier.run(lambda: self._main(carrier, task, function, args))
 
@@ -320,28 +355,113 @@ class Run:
         else:
             self._switch(task)
 
-    def point(self, access: Access, kept: object) -> None:
-        """The running thread is about to make a step: somebody may be chosen before it."""
+    def touch(
+        self, thing: object, part: object, writes: bool, site: int, *, same: bool = False
+    ) -> None:
+        """The running thread is about to touch a part of `thing`.
+
+        Another may be chosen before, but not with `same`: then it is part of the step in
+        which it touches something else too.
+        """
         task = self.running
         if task.ident != _get_ident():
             return  # Something of the execution before is dropped only now.
         if self.aborting:
-            self._patience -= 1
-            if self._patience < 0:
-                raise Abort
+            self._unwind()
             return
-        task.access = access
-        self._kept.append(kept)
-        self._switch(task)
+        if not same and self._is_point(task):
+            self._switch(task)
+        self._record(task, thing, part, writes, site)
+
+    def acquire_point(self, lock: Lock, blocking: bool, timeout: float) -> None:
+        """The running thread is about to acquire `lock`; it goes on when that is free."""
+        task = self.running
+        if blocking and timeout >= 0:
+            task.wants_for_a_while = lock
+        elif blocking:
+            task.wants = lock
+        if self._is_point(task):
+            self._switch(task)
+        elif blocking and lock.held:
+            # That it has to wait for it is part of the step before.
+            self._record(task, lock, None, False, LOCKED)
+            self._switch(task)
+        self._record(task, lock, None, True, ACQUIRE)
+        if task.wants is not None and task.event is not None:
+            task.event.acquired.add(self.name(lock))
+        task.wants = task.wants_for_a_while = None
+
+    def spin(self, thing: object) -> None:
+        """The running thread looks at `thing` again and again, until another writes it."""
+        task = self.running
+        if self.aborting:
+            self._unwind()
+            return
+        of = self.name(thing)
+        seen = of, self._writes.get(of, 0)
+        if task.spun == seen:
+            task.spins_on = of
+            self._switch(task)
+            self._record(task, thing, None, False, LOCKED)
+            seen = of, self._writes[of]
+        task.spun = seen
+
+    def _unwind(self) -> None:
+        self._patience -= 1
+        if self._patience < 0:
+            raise Abort
+
+    def _is_point(self, task: Task) -> bool:
+        # A step that has touched nothing has just been chosen.
+        event = task.event
+        return event is not None and bool(event.accesses) and (task.boundary or not self._gil)
+
+    def name(self, thing: object) -> int:
+        """The number of an object."""
+        number = self._names.get(id(thing))
+        if number is None:
+            number = self._names[id(thing)] = len(self._names)
+            self._kept.append(thing)
+        return number
+
+    def _record(self, task: Task, thing: object, part: object, writes: bool, site: int) -> None:
+        event = task.event
+        assert event is not None
+        task.boundary = False
+        of = self.name(thing)
+        if isinstance(thing, Lock) and thing.held and thing.taken is not event:
+            event.held.setdefault(of, thing.taken)
+        event.accesses.append(Access(of, part, writes, site))
+        clocks = self._clocks.get(of)
+        if clocks is None:
+            clocks = self._clocks[of] = {}
+            self.touched[of] = []
+        for each in [*clocks] if part is None else (part, None):
+            last, looks = clocks.get(each, (None, []))
+            if last is not None:
+                join(event.clock, last)
+            if writes:
+                for look in looks:
+                    join(event.clock, look)
+        if writes and part is None:
+            clocks.clear()
+        if writes:
+            clocks[part] = event.clock, []
+        else:
+            clocks.setdefault(part, (None, []))[1].append(event.clock)
+        touched = self.touched[of]
+        if not touched or touched[-1] != event.depth:
+            touched.append(event.depth)
+        if writes:
+            self._writes[of] = self._writes.get(of, 0) + 1
+            for other in self.tasks:
+                if other.spins_on == of and other is not task:
+                    other.spins_on = None
 
     def keep_dict_of(self, thing: object) -> None:
         """Attributes of `thing` are about to be touched through its `__dict__`."""
-        self.dicts[id(thing.__dict__)] = id(thing)
-        self._kept.append(thing)
-
-    def look(self, container: object) -> None:
-        """The scenario is about to look into something of the package's."""
-        self.point((id(container), None, False, _DECLARED, 0), container)
+        self.dicts[id(thing.__dict__)] = thing
+        self._kept.append(thing.__dict__)
 
     def fail(self, what: str, error: BaseException | None = None) -> None:
         if self.failure is not None:
@@ -354,9 +474,15 @@ class Run:
                 self.failure += f"\n    in {code.co_name}, {code.co_filename}:{trace.tb_lineno}"
             trace = trace.tb_next
 
+    # Switching.
+
     def _switch(self, me: Task) -> None:
-        following = self._choose(me)
-        if following is me:
+        if me.event is not None:
+            me.clock = me.event.clock
+            self._chooser.made(self, me.event)
+            me.event = None
+        following = self._choose()
+        if following is me and me.alive:
             return
         if following is None:
             self._finished.release()
@@ -368,175 +494,44 @@ class Run:
             if self.aborting:
                 raise Abort
 
-    # Choices.
-
-    def _choose(self, me: Task) -> Task | None:
+    def _choose(self) -> Task | None:
         """The thread to go on with; None at the end of the execution."""
         if self.failure is not None:
             return None
         enabled = [
             task.number
             for task in self.tasks
-            if task.alive and (task.wants is None or not task.wants.held)
+            if task.alive
+            and task.spins_on is None
+            and (task.wants is None or not task.wants.held)
         ]
         if not enabled:
             return None
-        depth = len(self.events)
-        if depth > self._known and me.alive and me.access is not None:
-            self._look_back(me)
-        before = self._last
-        if before >= 0 and self.tasks[before].wants_for_a_while is not None:
-            before = -1  # It waits, and is not interrupted.
-        if self._prefix is not None:
-            if depth < len(self._prefix):
-                number = self._prefix[depth]
-                if number not in enabled:
-                    self.fail(f"the schedule does not fit: {number} cannot run at step {depth}")
-                    return None
-            else:
-                number = self._default(enabled, before, set())
-        elif depth < len(self._stack):
-            node = self._stack[depth]
-            if node.enabled != enabled:
-                self.fail(f"{NOT_REPEATABLE}: {enabled} and not {node.enabled} at step {depth}")
-                return None
-            number = node.chosen
-        else:
-            sleeping: set[int] = set()
-            preemptions = 0
-            if depth:
-                parent = self._stack[depth - 1]
-                preemptions = parent.preemptions + parent.cost(parent.chosen)
-                if self._bound is None:
-                    sleeping = {
-                        other
-                        for other in parent.sleeping | parent.done
-                        if other != parent.chosen
-                        and not _conflict(self.events[-1].access, self.tasks[other].access)
-                    }
-            number = self._default(enabled, before, sleeping)
-            if number < 0:
-                self.pruned = True
-                return None
-            self._stack.append(_Node(enabled, number, sleeping, before, preemptions))
-        if depth >= self._explorer.most_steps:
-            self.fail(f"more than {depth} steps: it goes round in circles")
+        if len(self.events) >= self._most_steps:
+            self.fail(f"more than {self._most_steps} steps: it goes round in circles")
+            return None
+        number = self._chooser.choose(self, self._fair(enabled))
+        if number is None:
+            self.pruned = self.failure is None
             return None
         task = self.tasks[number]
-        self._step(task, depth)
-        self._last = number
+        task.clock += [0] * (len(self.tasks) - len(task.clock))
+        task.event = Event(task, len(self.events), len(self._names))
+        self.events.append(task.event)
         return task
 
-    def _default(self, enabled: list[int], before: int, sleeping: set[int]) -> int:
-        """Go on with who ran; a time-out only where nobody else can run."""
-        if before in enabled and before not in sleeping:
-            return before
-        late = -1
-        for number in enabled:
-            if number not in sleeping:
-                lock = self.tasks[number].wants_for_a_while
-                if lock is None or not lock.held:
-                    return number
-                if late < 0:
-                    late = number
-        return late
-
-    def _step(self, task: Task, depth: int) -> None:
-        """Take note of the step that is made now."""
-        number = task.number
-        clock = task.clock
-        clock[number] += 1
-        access = task.access
-        if access is None:
-            self.events.append(_Event(number, None, clock[number], False))
-            return
-        of, part, writes, site, also = access
-        if also:
-            self._touch(number, clock, depth, also, None, False)
-        self._touch(number, clock, depth, of, part, writes)
-        freed = site == _RELEASE and task.releases is not None and task.releases.held
-        self.events.append(_Event(number, access, clock[number], freed))
-        if depth >= self._known:
-            for other in self.tasks:
-                if other is task or not other.alive or not _conflict(access, other.access):
-                    continue
-                if not (freed and other.wants is not None):  # Else it could not have run.
-                    self._note(other, depth)
-
-    def _touch(
-        self, number: int, clock: list[int], depth: int, of: int, part: object, writes: bool
-    ) -> None:
-        """What touched the same before has happened before this."""
-        clocks = self._clocks.get(of)
-        if clocks is None:
-            clocks = self._clocks[of] = {}
-            self._touched[of] = []
-            self._by[of] = number
-        elif self._by[of] != number:
-            self._by[of] = -1
-        for each in clocks if part is None else (part, None):
-            entry = clocks.get(each)
-            if entry is not None:
-                _join(clock, entry[0])
-                if writes:
-                    _join(clock, entry[1])
-        entry = clocks.get(part)
-        if entry is None:
-            entry = clocks[part] = ([], [])
-        _join(entry[0 if writes else 1], clock)
-        self._touched[of].append(depth)
-
-    def _look_back(self, task: Task) -> None:
-        """Find the last step that could as well come after the next one of `task`."""
-        access = task.access
-        assert access is not None
-        depths: list[int] = []
-        for of in access[0], access[4]:
-            if self._by.get(of, task.number) != task.number:
-                depths += self._touched[of]
-        if access[4]:
-            depths.sort()
-        clock = task.clock
-        for depth in reversed(depths):
-            event = self.events[depth]
-            if event.nth <= clock[event.task] or not _conflict(event.access, access):
-                continue  # It has to come before, or may.
-            if event.freed and task.wants is not None:
-                continue
-            self._note(task, depth)
-            if self._bound is None:
-                return  # The earlier ones are found from there.
-
-    def _note(self, task: Task, depth: int) -> None:
-        """Have `task`, or what leads to it, tried in the state before step `depth`."""
-        if self._prefix is not None:
-            return
-        stack = self._stack
-        self._add(task, depth)
-        if self._bound is not None:
-            number = stack[depth].chosen
-            while depth and stack[depth - 1].chosen == number:
-                depth -= 1
-            self._add(task, depth)
-
-    def _add(self, task: Task, depth: int) -> None:
-        node = self._stack[depth]
-        if task.number in node.enabled:
-            node.todo.add(task.number)
-            return
-        if self._bound is None:
-            for event in self.events[depth + 1 :]:
-                if event.nth <= task.clock[event.task] and event.task in node.enabled:
-                    node.todo.add(event.task)
-                    return
-        node.todo.update(node.enabled)
+    def _fair(self, enabled: list[int]) -> list[int]:
+        if not self.events or len(self.events) % _FAIR:
+            return enabled
+        recent = {event.task for event in self.events[-_FAIR:]}
+        return [number for number in enabled if number not in recent] or enabled
 
     # Called by the explorer.
 
     def execute(self, scenario: Callable[[], object], check: Callable[[Run], None]) -> None:
         """Run `scenario` until nobody can run; check; let everybody go."""
         self.spawn(scenario, (), "main")
-        first = self._choose(self.tasks[0])
+        first = self._choose()
         assert first is not None
         self.running = first
         Run.current = self
@@ -544,10 +539,12 @@ class Run:
         self._await_end()
         Run.current = None
         if self.failure is None and not self.pruned:
+            for task in self.tasks:
+                self._never_made(task)
             try:
                 check(self)
-            except AssertionError as error:
-                self.fail(str(error))
+            except Exception as error:
+                self.fail(str(error), error)
         Run.current = self
         self.aborting = True
         for task in self.tasks:
@@ -557,43 +554,39 @@ class Run:
                 self._await_end()
         Run.current = None
 
+    def _never_made(self, task: Task) -> None:
+        """A thread waits for a lock at the end: another order may have given it that."""
+        lock = task.wants
+        if not task.alive or lock is None:
+            return
+        event = Event(task, len(self.events), len(self._names))
+        event.accesses.append(Access(self.name(lock), None, True, ACQUIRE))
+        event.acquired.add(self.name(lock))
+        self._chooser.made(self, event)
+
     def _await_end(self) -> None:
         if not self._finished.acquire(True, _LIMIT):
             faulthandler.dump_traceback(all_threads=True)
             raise RuntimeError("a thread waits for something outside of the scheduler, or loops")
 
-    def story(self) -> str:
-        """The steps, a line for each stretch of one thread."""
+    def story(self, place: Callable[[int], str]) -> str:
+        """The steps, a line for each stretch of one thread; `place` says what a site is."""
         lines: list[str] = []
         for number, events in itertools.groupby(self.events, lambda event: event.task):
-            stretch = [event for event in events if event.access is not None]
+            stretch = [access.site for event in events for access in event.accesses]
             name = self.tasks[number].name
             if not stretch:
-                lines.append(f"{number} {name}: starts")
+                lines.append(f"{number} {name}: starts or ends")
                 continue
-            places = [self._place(event.access) for event in (stretch[0], stretch[-1])]
+            places = [
+                _WORDS[site] if site < 0 else place(site) for site in (stretch[0], stretch[-1])
+            ]
             lines.append(f"{number} {name}: {' … '.join(dict.fromkeys(places))}")
         return "\n".join(lines)
 
-    def _place(self, access: Access | None) -> str:
-        assert access is not None
-        site = access[3]
-        return _WORDS[site] if site < 0 else str(self._explorer.sites[site])
 
-
-def _conflict(one: Access | None, other: Access | None) -> bool:
-    if one is None or other is None:
-        return False
-    if (
-        one[0] == other[0]
-        and (one[2] or other[2])
-        and (one[1] is None or other[1] is None or one[1] == other[1])
-    ):
-        return True
-    return (other[2] and one[4] == other[0]) or (one[2] and other[4] == one[0])
-
-
-def _join(clock: list[int], other: list[int]) -> None:
+def join(clock: list[int], other: list[int]) -> None:
+    """Have `clock` know what `other` knows."""
     if len(other) > len(clock):
         clock += [0] * (len(other) - len(clock))
     for index, count in enumerate(other):
@@ -601,223 +594,32 @@ def _join(clock: list[int], other: list[int]) -> None:
             clock[index] = count
 
 
-class Result(NamedTuple):
-    """What an exploration came to."""
-
-    #: Executions that went to their end, and those that were cut off as known.
-    schedules: int
-    pruned: int
-    threads: int
-    steps: int
-    #: Whether every execution (within the bound) was covered.
-    complete: bool
-    seconds: float
-    failure: Failure | None
+def _switchable() -> None:
+    """Here threads may be switched. (Before Python 3.14 nothing is raised between `with`
+    and its block.)"""
+    run = Run.current
+    if run is not None:
+        run.running.boundary = True
 
 
-class Explorer:
-    """Runs a scenario along every schedule, or as many as it may."""
-
-    def __init__(self, sites: list[Site], bound: int | None = None, most_steps: int = 5000) -> None:
-        self.sites = sites
-        self.bound = bound
-        self.most_steps = most_steps
-        self.stack: list[_Node] = []
-
-    def explore(
-        self,
-        make: Callable[[], tuple[Callable[[], object], Callable[[Run], None]]],
-        seconds: float,
-    ) -> Result:
-        """Explore until there is nothing more, something fails, or `seconds` have passed.
-
-        `make` makes a fresh scenario and the check of its outcome.
-        """
-        start = time.monotonic()
-        schedules = pruned = threads = steps = 0
-        self.stack = []
-        gc.collect()
-        gc.disable()
-        try:
-            while True:
-                run = Run(self)
-                run.execute(*make())
-                threads = max(threads, len(run.tasks))
-                steps = max(steps, len(run.events))
-                if run.pruned:
-                    pruned += 1
-                else:
-                    schedules += 1
-                failure = None
-                if run.failure is not None:
-                    schedule = [event.task for event in run.events]
-                    failure = Failure(run.failure, schedule, run.story())
-                complete = failure is None and not self._next()
-                late = time.monotonic() - start
-                if failure is not None or complete or late > seconds:
-                    return Result(schedules, pruned, threads, steps, complete, late, failure)
-                if (schedules + pruned) % 500 == 0:
-                    gc.collect()
-        finally:
-            gc.enable()
-
-    def _next(self) -> bool:
-        """Choose the next branch; False where there is none."""
-        while self.stack:
-            node = self.stack[-1]
-            node.done.add(node.chosen)
-            for number in sorted(node.todo - node.done - node.sleeping):
-                if self.bound is None or node.preemptions + node.cost(number) <= self.bound:
-                    node.chosen = number
-                    return True
-            self.stack.pop()
-        return False
-
-    def replay(
-        self,
-        make: Callable[[], tuple[Callable[[], object], Callable[[Run], None]]],
-        schedule: list[int],
-    ) -> Failure | None:
-        """Run along `schedule`, and then as it comes."""
-        run = Run(self, schedule)
-        run.execute(*make())
-        if run.failure is None:
-            return None
-        return Failure(run.failure, [event.task for event in run.events], run.story())
-
-
-def written(schedule: list[int]) -> str:
-    """A schedule as it is printed: `2x14` is fourteen steps of thread 2."""
-    return " ".join(f"{task}x{len([*steps])}" for task, steps in itertools.groupby(schedule))
-
-
-def parsed(text: str) -> list[int]:
-    """Undo `written`."""
-    schedule: list[int] = []
-    for stretch in text.split():
-        task, _, count = stretch.partition("x")
-        schedule += [int(task)] * int(count)
-    return schedule
-
-
-# What the points in the source call.
-
-_CONTAINERS = {list, deque, dict, OrderedDict, set}
+def mark() -> None:
+    """Here CPython with a GIL may switch threads, and raise what was set from outside."""
+    run = Run.current
+    if run is not None:
+        task = run.running
+        task.boundary = True
+        if run.interrupts is not None and not run.aborting and run.interrupts(task):
+            run.touch(task, None, False, DECLARED)
+            task.boundary = True
+            exception, task.exception = task.exception, None
+            if exception is not None:
+                raise exception
 
 
 def declare(thing: object) -> None:
     """The scenario touches what it watches: in which order matters."""
     run = Run.current
     if run is not None:
-        run.point((id(thing), None, True, _DECLARED, 0), thing)
-
-
-def helpers(sites: Callable[[], list[Site]]) -> dict[str, Callable[..., Any]]:
-    """The functions of `instrument.load`, for the points of `sites`."""
-
-    def touch(run: Run, of: object, part: object, site: int, also: object = None) -> None:
-        if type(also) not in _CONTAINERS:
-            run.point((id(of), part, sites()[site].writes, site, 0), of)
-        else:
-            run.point((id(of), part, sites()[site].writes, site, id(also)), (of, also))
-
-    def touch_item(holder: object, index: object, site: int) -> None:
-        run = Run.current
-        if run is not None and type(holder) in _CONTAINERS:
-            of = run.dicts.get(id(holder))
-            if of is not None:
-                run.point((of, index, sites()[site].writes, site, 0), holder)
-            else:
-                touch(run, holder, index if isinstance(index, str) else None, site)
-
-    def attribute(of: object, site: int) -> object:
-        run = Run.current
-        if run is not None:
-            _, _, _, name, writes = sites()[site]
-            run.point((id(of), name, writes, site, 0), of)
-        return of
-
-    def instance_dict(of: object, site: int) -> object:
-        run = Run.current
-        if run is not None:
-            run.keep_dict_of(of)
-        return of
-
-    def get_item(holder: Any, index: Any, site: int) -> Any:
-        touch_item(holder, index, site)
-        return holder[index]
-
-    def set_item(value: Any, holder: Any, index: Any, site: int) -> None:
-        touch_item(holder, index, site)
-        holder[index] = value
-
-    def delete_item(holder: Any, index: Any, site: int) -> None:
-        touch_item(holder, index, site)
-        del holder[index]
-
-    def method(site: int, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        run = Run.current
-        if run is not None:
-            of: object = getattr(function, "__self__", None)
-            kind: type[object] = type(of)
-            if args and type(args[0]) is map:
-                pass  # The step is that of what is called, which has a point.
-            elif kind in _CONTAINERS:
-                if kind is set and function.__name__ in ("add", "discard", "remove"):
-                    touch(run, of, id(args[0]), site)
-                elif args and isinstance(args[0], str):
-                    touch_item(of, args[0], site)
-                else:
-                    touch(run, of, None, site, args[0] if args else None)
-        return function(*args, **kwargs)
-
-    def look(site: int, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        run = Run.current
-        # Not into a counter, whose numbers only have to differ and to grow.
-        if run is not None and type(args[0]) in _CONTAINERS:
-            touch(run, args[0], None, site)
-        return function(*args, **kwargs)
-
-    def by_name(site: int, function: Any, /, *args: Any) -> Any:
-        run = Run.current
-        if run is not None:
-            touch(run, args[0], args[1], site)
-        return function(*args)
-
-    def lazily(site: int, function: Any, /, *args: Any) -> Any:
-        return steps(args[-1], function(*args), site)
-
-    def each(thing: Any, site: int) -> Any:
-        return steps(thing, thing, site)
-
-    def steps(thing: object, iterable: Any, site: int) -> Any:
-        """`iterable`, which goes through `thing`: a point before each step."""
-        if Run.current is None or type(thing) not in _CONTAINERS:
-            return iterable
-
-        def go() -> Iterator[Any]:
-            iterator = iter(iterable)
-            while True:
-                if Run.current is not None:
-                    touch(Run.current, thing, None, site)
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-                yield item
-
-        return go()
-
-    def container(thing: object, site: int) -> object:
-        run = Run.current
-        if run is not None and type(thing) in _CONTAINERS:
-            touch(run, thing, None, site)
-        return thing
-
-    return {
-        function.__name__: function
-        for function in (
-            attribute, instance_dict, get_item, set_item, delete_item, method, look, lazily,
-            by_name, container, each,
-        )
-    }  # fmt: skip
+        mark()
+        run.touch(thing, None, True, DECLARED)
+        mark()
