@@ -10,7 +10,9 @@ class CompleteSdist(sdist):
     """Has the whole checkout: by itself it would leave out what tests share, and tox.ini."""
 
     def make_release_tree(self, base_dir, files):
-        tests = glob("tests/**/*.py", recursive=True)
+        tests = [
+            path for kind in ("py", "md") for path in glob(f"tests/**/*.{kind}", recursive=True)
+        ]
         more = {*tests, *glob(".ci/*"), "CHANGELOG.md", "tox.ini"}
         super().make_release_tree(base_dir, sorted(more.union(files)))
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from conftest import FREE_THREADED
+from helpers import FREE_THREADED
 
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Service
@@ -154,7 +154,7 @@ def circle(service: Service) -> None:
             pass
 
     own: list[boundedexec.Future[None]] = []
-    own.append(service.submit(body))  # type: ignore[arg-type]
+    own.append(service.submit(body))
     assert service.block_till_done(LIMIT)
 
 
@@ -215,7 +215,7 @@ def growth(use: Callable[[Service], None], count: int) -> tuple[Size, Size]:
         for number in range(times):
             use(service)
             if number % 1000 == 999:
-                # Else the queue would be what grows.
+                # Otherwise the queue would be what grows.
                 assert service.block_till_done(LIMIT)
         settle(service)
         return size()

@@ -5,7 +5,7 @@
 Each round is a process of its own, on one core or on two, with a seed from which all
 that it does is drawn. It ends with every promise counted: what was accepted is what
 completed, failed and was cancelled; nothing is outstanding; no slot, thread, key or
-future is left. A round that does not, or that stands still, shows where every thread is.
+future is left. A round that does not, or that hangs, shows where every thread is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
-import concurrent.futures
 import faulthandler
 import gc
 import itertools
@@ -33,23 +32,21 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from conftest import shallow
+from helpers import shallow
 
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Service, ThreadPoolExecutor
 
-#: Seconds after which a round that has not ended stands still.
+#: Seconds after which a round that has not ended hangs.
 LIMIT = 120.0
-#: The stdlib's own is not the built-in one before Python 3.11.
-TimeoutErrors = (TimeoutError, concurrent.futures.TimeoutError)
 
 
 def absolute(number: int) -> int:
     return abs(number)
 
 
-class Told(Exception):
-    """What a body raises because it was told to."""
+class Expected(Exception):
+    """What a body raises on purpose."""
 
 
 class Bounded:
@@ -115,7 +112,7 @@ class Round:
         draw = chance.random()
         try:
             if draw < 0.03:
-                raise Told
+                raise Expected
             if depth < 4 and draw < 0.15:
                 self.pause(number, home, self.nested(chance, depth))
                 self.count("nested waits")
@@ -193,7 +190,7 @@ class Round:
         for _ in range(chance.randrange(1, 20)):
             try:
                 assert isinstance(self.submit().result(LIMIT), int)
-            except Told:
+            except Expected:
                 pass
             self.count("round trips")
 
@@ -212,7 +209,7 @@ class Round:
                     assert future.done()
             else:
                 self.service.block_till_done(limit)
-        except TimeoutErrors:
+        except TimeoutError:
             self.count("time-outs")
 
     def map(self, chance: random.Random) -> None:
@@ -253,7 +250,7 @@ class Round:
             self.calls.append(number)
             self.submit(4)
             if number % 10 == 0:
-                raise Told
+                raise Expected
 
         for _ in range(chance.randrange(1, 20)):
             self.submit().add_done_callback(partial(called, next(self.awaited_calls)))
@@ -308,7 +305,7 @@ class Round:
             other[0].service.shutdown(wait=False)
         beside.join()
         other[0].check()
-        # Its threads need it no more, and neither do these.
+        # Nothing here needs the service from now on.
         other.clear()
         done, unfinished = boundedexec.wait(futures, LIMIT)
         assert not unfinished, f"a service that has gone left {unfinished}"
@@ -336,7 +333,7 @@ class Round:
                 return
             time.sleep(0.005)
         os.kill(pid, signal.SIGABRT)
-        raise AssertionError("the child of a fork stands still")
+        raise AssertionError("the child of a fork hangs")
 
     def on_signal(self) -> None:
         self.signalled += 1
@@ -398,7 +395,7 @@ class Round:
                 assert future.result() == number
             else:
                 failure = future.exception()
-                assert isinstance(failure, (Told, DeadlockError)), failure
+                assert isinstance(failure, (Expected, DeadlockError)), failure
                 ends["failed"] += 1
         assert all(future.done() for future in self.coalesced), "a coalesced run is not over"
         assert len(self.coalescer) == 0, "a key is left"
@@ -449,12 +446,12 @@ def run_round(seed: int, seconds: float, number: int, forks: bool) -> None:
     """In a process of its own: one round, whose counts it prints."""
     logging.getLogger("boundedexec").setLevel(logging.CRITICAL)  # They raise on purpose.
     faulthandler.dump_traceback_later(seconds + 2 * LIMIT, exit=True)
-    faulthandler.enable()  # The child of a fork that stands still is told to abort.
+    faulthandler.enable()  # The child of a fork that hangs is sent SIGABRT.
     cores = 1 + number % 2
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     try:
-        # No more signals where there are forks: the child would need the handler's locks.
+        # No signals where there are forks: the child would need the handler's locks.
         forks = forks and number % 3 == 0 and hasattr(os, "fork")
         signals = not forks and hasattr(signal, "setitimer")
         counts = Round(seed, seconds).run(signals=signals, forks=forks)

@@ -1,4 +1,4 @@
-"""Event loops: an executor for their blocking calls, and a service that is awaited.
+"""Event loops: an executor for their blocking calls, futures to await, a service to await.
 
 Where uvloop is installed, as in the environment `clients`, all of it runs on uvloop too.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import importlib
 import importlib.util
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -19,21 +19,88 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
-from conftest import LIMIT, holding, run_script, shallow, wait_until
+from helpers import (
+    LIMIT,
+    THREADS_INHERIT_CONTEXT,
+    Boom,
+    NewService,
+    every_executor,
+    fail,
+    holding,
+    logged_exceptions,
+    run_script,
+    shallow,
+    wait_until,
+)
 
 from boundedexec import Coalescer, Service, ThreadPoolExecutor
+
+# asyncio
+
+
+def test_cancelling_a_submission_cancels_the_asyncio_future(
+    busy: tuple[Service, threading.Event],
+) -> None:
+    service, _ = busy
+
+    async def main() -> None:
+        queued = service.submit(int)
+        wrapped = asyncio.wrap_future(queued)
+        assert queued.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wrapped
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
+
+
+def test_a_running_body_goes_on_when_its_asyncio_future_is_cancelled(
+    new_service: NewService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, entered, gate = new_service(1), threading.Event(), threading.Event()
+
+    def body() -> str:
+        entered.set()
+        gate.wait()
+        return "done"
+
+    async def main() -> Future[str]:
+        running = service.submit(body)
+        wrapped = asyncio.wrap_future(running)
+        entered.wait(LIMIT)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(wrapped, 0.01)
+        assert not running.cancelled()
+        gate.set()
+        # asyncio calls the loop from the body's thread, which a loop that is closed refuses.
+        assert service.block_till_done(LIMIT)
+        return running
+
+    assert asyncio.run(asyncio.wait_for(main(), LIMIT)).result(LIMIT) == "done"
+    assert caplog.records == []
+
+
+def test_an_exception_that_asyncio_took_over_is_not_reported(
+    new_service: NewService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = new_service(1)
+
+    async def main() -> None:
+        with pytest.raises(Boom):
+            await asyncio.get_running_loop().run_in_executor(service, fail, Boom())
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
+    service.shutdown()
+    gc.collect()
+    assert logged_exceptions(caplog) == []
+
 
 T = TypeVar("T")
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+
+
 if importlib.util.find_spec("uvloop") is not None:
     LOOPS["uvloop"] = importlib.import_module("uvloop").new_event_loop
-
-EXECUTORS: dict[str, Callable[[int], Service]] = {
-    "service": Service,
-    "drop-in": ThreadPoolExecutor,
-}
-every_executor = pytest.mark.parametrize("make", EXECUTORS.values(), ids=EXECUTORS)
 
 Run = Callable[[Coroutine[Any, Any, T]], T]
 
@@ -54,17 +121,11 @@ def run(request: pytest.FixtureRequest) -> Run[Any]:
     return run
 
 
-def fail(exception: BaseException) -> None:
-    raise exception
-
-
 # An executor for blocking calls
 
 
 @every_executor
-def test_run_in_executor_gives_results_and_exceptions(
-    run: Run[None], make: Callable[[int], Service]
-) -> None:
+def test_run_in_executor_gives_results_and_exceptions(run: Run[None], make: NewService) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with make(2) as executor:
@@ -78,7 +139,7 @@ def test_run_in_executor_gives_results_and_exceptions(
 
 @every_executor
 def test_cancelling_what_is_awaited_cancels_what_is_queued_and_not_what_runs(
-    run: Run[None], make: Callable[[int], Service]
+    run: Run[None], make: NewService
 ) -> None:
     started, release = threading.Event(), threading.Event()
 
@@ -124,6 +185,7 @@ def test_a_wait_for_that_is_late_cancels_what_is_queued(run: Run[None]) -> None:
 
 def test_the_drop_in_is_a_default_executor_for_threads_and_names(run: Run[None]) -> None:
     variable = contextvars.ContextVar("variable", default="default")
+    own = "task's" if THREADS_INHERIT_CONTEXT else "default"
     pool = ThreadPoolExecutor(2, "default")
 
     def where() -> tuple[str, str]:
@@ -134,7 +196,8 @@ def test_the_drop_in_is_a_default_executor_for_threads_and_names(run: Run[None])
         loop.set_default_executor(pool)
         variable.set("task's")
         assert await asyncio.to_thread(where) == ("default", "task's")
-        assert await loop.run_in_executor(None, where) == ("default", "task's")
+        # Without `to_thread` it is the thread's own context, as on the stdlib's pool.
+        assert await loop.run_in_executor(None, where) == ("default", own)
         infos = await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
         assert ("127.0.0.1", 80) in [info[4] for info in infos]
         # A number needs no look-up; a name does, whatever it is.
@@ -195,7 +258,7 @@ def test_shutting_the_default_executor_down_waits_and_does_not_block_the_loop(
 
 @every_executor
 def test_a_body_that_runs_a_loop_of_its_own_may_wait_for_its_service(
-    run: Run[None], make: Callable[[int], Service]
+    run: Run[None], make: NewService
 ) -> None:
     def body(executor: Service) -> int:
         async def inner() -> int:
@@ -333,13 +396,13 @@ def test_awaiting_may_be_cancelled_and_cancels_nothing(run: Run[None]) -> None:
 
 def test_many_may_await_a_service_on_many_loops_beside_threads(run: Run[None]) -> None:
     service = Service(2)
-    told: list[bool] = []
+    notified: list[bool] = []
 
     def in_a_thread() -> None:
-        told.append(service.block_till_done(LIMIT))
+        notified.append(service.block_till_done(LIMIT))
 
     def on_a_loop() -> None:
-        told.append(asyncio.run(service.async_block_till_done(LIMIT)))
+        notified.append(asyncio.run(service.async_block_till_done(LIMIT)))
 
     async def main() -> None:
         with holding(service, 2):
@@ -348,11 +411,11 @@ def test_many_may_await_a_service_on_many_loops_beside_threads(run: Run[None]) -
                 thread.start()
             waiting = [asyncio.ensure_future(service.async_block_till_done()) for _ in range(10)]
             await asyncio.sleep(0.05)
-            assert not told and not any(each.done() for each in waiting)
+            assert not notified and not any(each.done() for each in waiting)
         assert all(await asyncio.gather(*waiting))
         for thread in threads:
             thread.join(LIMIT)
-        assert told == [True] * 6
+        assert notified == [True] * 6
 
     run(main())
     service.shutdown()
@@ -447,7 +510,6 @@ def test_a_signal_handler_may_submit_while_a_service_is_awaited() -> None:
     service.shutdown()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.Runner is of Python 3.11")
 def test_an_interrupt_ends_awaiting_a_service() -> None:
     assert run_script("""
         import asyncio, signal, threading

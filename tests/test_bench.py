@@ -1,4 +1,4 @@
-"""The benchmark says what it measured, and nothing else."""
+"""The benchmark reports what it measured, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from boundedexec import _bench
-from boundedexec._bench import rows
-from boundedexec._bench.chart import chart
-from boundedexec._bench.pairs import MeasurementFailed, Verdict, judge, measure_row
-from boundedexec._bench.report import Processors, note_on_others, others_busy, table
-from boundedexec._bench.rows import Kind, Line, Row, Side
-from boundedexec._bench.work import Figures, NotMeasured
+from boundedexec._commands import bench as bench_command
+from boundedexec._commands.bench import rows
+from boundedexec._commands.bench.chart import chart
+from boundedexec._commands.bench.pairs import MeasurementFailed, Verdict, judge, measure_row
+from boundedexec._commands.bench.report import Processors, note_on_others, others_busy, table
+from boundedexec._commands.bench.row import Kind, Line, Row, Side
+from boundedexec._commands.bench.tools import Figures, NotMeasured
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,12 +29,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def bench(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    _bench.add_arguments(parser)
-    return _bench.run(parser.parse_args(arguments))
+    bench_command.add_arguments(parser)
+    return bench_command.run(parser.parse_args(arguments))
 
 
 def never(size: int) -> Figures:
-    raise AssertionError("the row itself is not to be run here")
+    raise AssertionError("this test must not run the row itself")
 
 
 def row_with(*lines: Line, floor: bool = False) -> Row:
@@ -48,12 +48,13 @@ RATIO = Line("time", "µs", Kind.RATIO, 0.5)
 LIMIT = Line("time", "ms", Kind.LIMIT, 10)
 NEVER_ABOVE = Line("time", "threads", Kind.NEVER_ABOVE, 9)
 AT_LEAST = Line("time", "×", Kind.AT_LEAST, 1.8)
+INFORMATIVE = Line("time", "µs", Kind.INFORMATIVE)
 
 
 def verdict_of(
     line: Line, stdlib: Sequence[float], service: Sequence[float], *, conclusive: bool = True
 ) -> Verdict:
-    """Return what is said about `line` where these are the figures of its pairs."""
+    """Return the verdict about `line` where these are the figures of its pairs."""
     left = {Side.STDLIB: list(stdlib), Side.SERVICE: list(service)}
 
     def measure(row: Row, side: Side, size: int) -> Figures:
@@ -109,12 +110,12 @@ def test_cheap_rows_are_measured_and_reported(
 def test_every_row_gives_the_figures_of_its_lines(name: str, side: Side) -> None:
     (row,) = [row for row in rows.all_rows() if row.name == name]
     figures = row.sides[side](row.scaled(0.001))
-    if side is Side.SERVICE and sys.platform == "linux":
+    if (side is Side.SERVICE or Side.SERVICE not in row.sides) and sys.platform == "linux":
         assert set(figures) == {line.figure for line in row.lines}
     assert all(math.isfinite(value) for value in figures.values())
 
 
-def test_a_table_from_a_busy_machine_says_so() -> None:
+def test_a_table_from_a_busy_machine_has_a_warning() -> None:
     before = Processors(wall=100, busy=50, own=10)
     others = others_busy(before, Processors(wall=110, busy=68, own=15))
     assert others == 1.3
@@ -136,7 +137,7 @@ def test_only_takes_several_names_and_patterns(capsys: pytest.CaptureFixture[str
     assert names == ["throughput-1", "throughput-8", "map", "idle"]
 
 
-def test_a_row_that_is_not_there_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_row_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--only", "idle", "no-such-row") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -145,7 +146,7 @@ def test_a_row_that_is_not_there_is_status_2(capsys: pytest.CaptureFixture[str])
     assert "throughput-8" in captured.err
 
 
-def test_a_file_that_cannot_be_written_is_known_before_anything_is_measured(
+def test_a_missing_directory_is_reported_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "missing"
@@ -154,13 +155,13 @@ def test_a_file_that_cannot_be_written_is_known_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("arguments", [["--repeat", "0"], ["--scale", "0"], ["--repeat", "x"]])
-def test_a_number_that_makes_no_sense_is_status_2(arguments: list[str]) -> None:
+def test_an_invalid_number_is_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         bench(*arguments)
     assert caught.value.code == 2
 
 
-def test_the_two_of_a_pair_take_turns_at_going_first() -> None:
+def test_the_sides_of_a_pair_alternate_in_going_first() -> None:
     order: list[Side] = []
 
     def measure(row: Row, side: Side, size: int) -> Figures:
@@ -194,8 +195,22 @@ def test_a_ratio_is_the_median_of_the_ratios_within_the_pairs() -> None:
         (AT_LEAST, [1.7] * 5, False),
     ],
 )
-def test_a_target_is_met_by_what_was_measured(line: Line, service: list[float], met: bool) -> None:
+def test_a_target_is_met_by_the_measurements(line: Line, service: list[float], met: bool) -> None:
     assert verdict_of(line, [10] * 5, service).met is met
+
+
+def test_an_informative_line_has_figures_and_no_verdict() -> None:
+    verdict = verdict_of(INFORMATIVE, [10] * 5, [7] * 5)
+    assert (verdict.stdlib, verdict.service, verdict.met) == (10, 7, None)
+    assert "≤" not in table([verdict])
+
+
+def test_a_row_may_have_the_floor_alone() -> None:
+    row = Row("row", "what it does", 100, {Side.FLOOR: never}, (INFORMATIVE,))
+    outcome = measure_row(row, 1, 2, measure=lambda row, side, size: {"time": 3.0})
+    (verdict,) = judge(outcome, conclusive=True)
+    assert outcome.figures == {Side.FLOOR: [{"time": 3.0}] * 2}
+    assert (verdict.stdlib, verdict.service, verdict.floor, verdict.met) == (None, None, 3.0, None)
 
 
 def test_there_is_no_verdict_from_too_few_pairs_or_at_another_size() -> None:
@@ -212,14 +227,14 @@ def raising(error: Exception) -> Callable[[Row, Side, int], Figures]:
     return measure
 
 
-def test_a_row_that_this_machine_cannot_measure_says_so() -> None:
+def test_a_row_that_this_machine_cannot_measure_has_the_reason_in_the_table() -> None:
     outcome = measure_row(row_with(RATIO), 1, 5, measure=raising(NotMeasured("no memory")))
     (verdict,) = judge(outcome, conclusive=True)
     assert (verdict.ratio, verdict.met) == (None, None)
     assert "not measured here: no memory" in table([verdict])
 
 
-def test_a_figure_that_this_machine_does_not_have_says_so() -> None:
+def test_a_figure_that_this_machine_does_not_report_is_named_in_the_table() -> None:
     peak = Line("peak", "MB", Kind.RATIO, 0.15, "peak")
 
     def measure(row: Row, side: Side, size: int) -> Figures:
@@ -232,17 +247,17 @@ def test_a_figure_that_this_machine_does_not_have_says_so() -> None:
     assert "not measured here" in table([missing])
 
 
-def test_a_measurement_that_fails_is_told_and_is_status_1(
+def test_a_failed_measurement_is_reported_and_is_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A row that only this process knows is unknown to the one that is to measure it.
-    monkeypatch.setattr(_bench, "all_rows", lambda: (row_with(RATIO),))
+    # The process that measures does not know a row that exists only in this one.
+    monkeypatch.setattr(bench_command, "all_rows", lambda: (row_with(RATIO),))
     assert bench("--repeat", "1") == 1
     output = capsys.readouterr().out
     assert re.search(r"^row .* failed: stdlib: exit status 1", output, re.MULTILINE)
 
 
-def test_a_measurement_that_fails_gives_no_verdict() -> None:
+def test_a_failed_measurement_gives_no_verdict() -> None:
     outcome = measure_row(row_with(RATIO), 1, 5, measure=raising(MeasurementFailed("it hangs")))
     (verdict,) = judge(outcome, conclusive=True)
     assert (verdict.ratio, verdict.met) == (None, None)
@@ -264,20 +279,31 @@ def test_a_chart_of_nothing_is_well_formed() -> None:
     ElementTree.fromstring(chart([], title="nothing"))
 
 
-def test_free_threaded_rows_are_there_only_without_a_gil(
+def test_rows_and_targets_for_free_threading_hold_only_without_a_gil(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def names() -> set[str]:
         return {row.name for row in rows.all_rows() if row.name.startswith("free-")}
 
+    def targets() -> list[float | None]:
+        return [
+            row.lines[0].target for row in rows.all_rows() if row.name in {"cancel", "round-trip"}
+        ]
+
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
-    assert names() == set()
+    assert (names(), targets()) == (set(), [0.60, 0.75])
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False)
-    assert names() == {"free-scaling", "free-throughput"}
+    assert (names(), targets()) == ({"free-scaling", "free-throughput"}, [0.70, 1.00])
 
 
-def test_the_http_server_ends_with_the_one_who_started_it() -> None:
-    script = Path(_bench.__file__).with_name("http_server.py")
+def test_every_line_has_a_target_unless_it_is_informative() -> None:
+    for row in rows.all_rows():
+        for line in row.lines:
+            assert (line.target is None) == (line.kind is Kind.INFORMATIVE), (row, line)
+
+
+def test_the_http_server_ends_with_its_standard_input() -> None:
+    script = Path(bench_command.__file__).with_name("http_server.py")
     with subprocess.Popen(
         [sys.executable, "-I", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.timeout(120)
 
 LIMIT = 60.0
 
-# As at a terminal, whatever the process that runs these tests does with Ctrl-C. One that
-# stands still says where.
+# Ctrl-C works as at a terminal, whatever the process that runs these tests does with it. A
+# demo that hangs prints where.
 START = f"""
 import faulthandler, signal, sys
 faulthandler.dump_traceback_later({LIMIT * 0.75}, exit=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import LIMIT, run_script
+from helpers import LIMIT, run_script
 
 import boundedexec
 from boundedexec import DeadlockError, install, installed
@@ -137,7 +137,7 @@ def test_the_with_block_undoes_it_when_it_raises() -> None:
     assert are_standard()
 
 
-def test_what_somebody_put_over_ours_is_left_to_them() -> None:
+def test_what_another_module_put_in_place_of_ours_stays() -> None:
     theirs = object()
     name = "wait"
     with installed():

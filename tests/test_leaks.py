@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from conftest import FREE_THREADED
+from helpers import FREE_THREADED
 from leaks import USES, grows, traced
 
 from boundedexec import Service

@@ -53,12 +53,12 @@ def test_the_test_extra_is_pytest_and_its_timeout(distribution: metadata.Distrib
 
 def test_the_metadata_says_what_it_is(distribution: metadata.Distribution) -> None:
     assert distribution.version == "0.1.0"
-    assert distribution.metadata["Requires-Python"] == ">=3.10"
+    assert distribution.metadata["Requires-Python"] == ">=3.11"
     assert distribution.metadata["License"] == "MIT"
     assert distribution.metadata.get_all("License-File") == ["LICENSE"]
     classifiers = distribution.metadata.get_all("Classifier") or []
     supported = [line.rsplit(" ", 1)[1] for line in classifiers if ":: Python :: 3." in line]
-    assert supported == [f"3.{minor}" for minor in range(10, 16)]
+    assert supported == [f"3.{minor}" for minor in range(11, 16)]
     assert "Programming Language :: Python :: Free Threading :: 2 - Beta" in classifiers
 
 

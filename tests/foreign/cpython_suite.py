@@ -64,7 +64,7 @@ LEFT_OUT = (
         ("Service",),
         "zero and less are no bound",
         (
-            "tests/test_service.py::test_no_bound_at_all_for_zero_and_less",
+            "tests/test_submit.py::test_no_bound_at_all_for_zero_and_less",
             "tests/test_drop_in.py::test_no_workers_are_refused_as_by_the_standard_class",
         ),
     ),
@@ -73,7 +73,7 @@ LEFT_OUT = (
         ("Service",),
         "the default is four times the CPUs that the process may use",
         (
-            "tests/test_service.py::"
+            "tests/test_submit.py::"
             "test_the_default_bound_is_four_times_the_cpus_this_process_may_use",
         ),
     ),
@@ -83,7 +83,7 @@ LEFT_OUT = (
         "without a prefix the threads are named Service-<number>_<n>",
         (
             "tests/test_threads.py::"
-            "test_without_a_prefix_a_threads_name_tells_its_service_from_every_other",
+            "test_without_a_prefix_thread_names_differ_between_services",
         ),
     ),
     LeftOut(
@@ -111,7 +111,7 @@ LEFT_OUT = (
         "the failure is logged on boundedexec, not on concurrent.futures, and _broken is"
         " read by no client",
         (
-            "tests/test_threads.py::test_a_failing_initializer_breaks_the_service",
+            "tests/test_initializer.py::test_a_failing_initializer_breaks_the_service",
             "tests/test_drop_in.py::"
             "test_an_initializer_that_fails_breaks_it_as_the_standard_one",
         ),

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FREE_THREADED, LIMIT, holding, wait_until
+from helpers import FREE_THREADED, LIMIT, holding, wait_until
 
 from boundedexec import Service, ThreadPoolExecutor
 

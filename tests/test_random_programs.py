@@ -8,61 +8,35 @@ in the program, so that the waits form no circle), yields, cancels and raises.
 from __future__ import annotations
 
 import random
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
     FIRST_EXCEPTION,
     CancelledError,
-    Future,
     ThreadPoolExecutor,
 )
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from conftest import LIMIT
+from helpers import LIMIT, AnyFuture, Boom, Executing, check_every_slot
 
 import boundedexec
 from boundedexec import DeadlockError, Service
 
-AnyFuture = Future[Any]
-
 BLOCKS, SEEDS = 8, 25
 
 
-class Boom(Exception):
-    """What bodies raise."""
-
-
-class Executing:
-    """Counts the bodies of one service that execute: have begun, and do not wait or yield."""
+class Home(Executing):
+    """A service, and its bodies that execute: have begun, and do not wait or yield."""
 
     def __init__(self, service: Service) -> None:
+        super().__init__()
         self.service = service
-        self.most = self._now = 0
-        self._lock = threading.Lock()
-
-    def begin(self) -> None:
-        with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
-
-    def end(self) -> None:
-        with self._lock:
-            self._now -= 1
-
-    @contextmanager
-    def paused(self) -> Generator[None, None, None]:
-        self.end()
-        try:
-            yield
-        finally:
-            self.begin()
+        #: Waits that ran out of time, after each of which one body more may execute.
+        self.expired: list[None] = []
 
 
 class Node:
@@ -84,8 +58,8 @@ class Program:
     def __init__(self, seed: int) -> None:
         draw = self.draw = random.Random(seed)
         self.seed = seed
-        self.executing = [
-            Executing(Service(draw.choice([1, 1, 2, 3]), daemon=True))
+        self.homes = [
+            Home(Service(draw.choice([1, 1, 2, 3]), daemon=True))
             for _ in range(draw.choice([1, 1, 2, 3]))
         ]
         self.nodes: list[Node] = []
@@ -100,7 +74,7 @@ class Program:
 
     def _node(self, depth: int) -> Node:
         draw = self.draw
-        node = Node(len(self.nodes), draw.randrange(len(self.executing)), draw.random() < 0.15)
+        node = Node(len(self.nodes), draw.randrange(len(self.homes)), draw.random() < 0.15)
         self.nodes.append(node)
         if depth and len(self.nodes) < 60:
             node.children = [self._node(depth - 1) for _ in range(draw.randint(0, 3))]
@@ -122,14 +96,14 @@ class Program:
         node.callback = draw.choice([None, None, "result", "yield"])
 
     def submit(self, node: Node) -> None:
-        future = self.executing[node.where].service.submit(self._body, node)
+        future = self.homes[node.where].service.submit(self._body, node)
         self.futures[node.number] = future
         if node.callback is not None:
             future.add_done_callback(lambda _: self._callback(node))
 
     def _callback(self, node: Node) -> None:
-        """Lend or yield the slot of the body, or of whoever cancelled it or came too late."""
-        service = self.executing[node.where].service
+        """Lend or yield the slot of the body, or of the body that cancelled it or came too late."""
+        service = self.homes[node.where].service
         if node.callback == "result":
             self._expect(service.submit(abs, -1).result() == 1, node, "callback")
         else:
@@ -140,75 +114,76 @@ class Program:
         self.called.append(node.number)
 
     def _body(self, node: Node) -> int:
-        executing = self.executing[node.where]
-        executing.begin()
+        home = self.homes[node.where]
         try:
-            self.ran.append(node.number)
-            for kind, seed in node.steps:
-                if kind in ("submit", "cancel"):
-                    with executing.paused():  # Callbacks may run here, and lend and yield.
+            with home:
+                self.ran.append(node.number)
+                for kind, seed in node.steps:
+                    if kind not in ("submit", "cancel"):
+                        self._step(node, home, kind, random.Random(seed))
+                        continue
+                    with home.pause():  # Callbacks may run here, and lend and yield.
                         self.cancel(seed) if kind == "cancel" else self.submit(self.nodes[seed])
-                else:
-                    self._step(node, executing, kind, random.Random(seed))
-            if node.raises:
-                raise Boom(node.number)
+                if node.raises:
+                    raise Boom(node.number)
             return node.number
         except Boom:
             raise
         except Exception as error:
             self.wrong.append(f"{node.number}: {error!r}")
             raise
-        finally:
-            executing.end()
 
     def cancel(self, number: int) -> None:
         if self.futures[number].cancel():
             self.cancelled[number] = True
 
-    def _step(self, node: Node, executing: Executing, kind: str, draw: random.Random) -> None:
-        service = executing.service
+    def _step(self, node: Node, home: Home, kind: str, draw: random.Random) -> None:
+        service = home.service
         later = [number for number in list(self.futures) if number > node.number]
         chosen = draw.sample(later, min(len(later), draw.randint(1, 4)))
         futures = {self.futures[number]: number for number in chosen}
         if kind == "pause":
             time.sleep(draw.choice([0, 0, 0.0005]))
         elif kind == "yield":
-            with executing.paused():
+            with home.pause():
                 service.yield_slot(time.sleep, draw.choice([0, 0, 0.0005]))
         elif kind == "map":
-            with executing.paused():
+            with home.pause():
                 results = list(service.map(abs, range(3)))
             self._expect(results == [0, 1, 2], node, "map")
         elif kind == "yield result":
             for future, number in futures.items():
-                with executing.paused(), service.slot_yielded():
+                with home.pause(), service.slot_yielded():
                     outcome = outcome_of(future.result)
                 self._expect(outcome == self.outcome(number), node, f"{number}: {outcome}")
         elif kind in ("result", "exception"):
             for future, number in futures.items():
                 ask: Callable[[], object] = getattr(future, kind)
-                with executing.paused():
+                with home.pause():
                     outcome = outcome_of(ask)
                 expected = self.outcome(number)
                 if kind == "exception" and isinstance(expected, int):
                     expected = None
                 self._expect(outcome == expected, node, f"{number}: {outcome}, not {expected}")
         elif kind == "timed":
-            with executing.paused():
-                done, not_done = boundedexec.wait(futures, draw.choice([0, 0.0005]))
+            timeout = draw.choice([0, 0.0005])
+            begun = time.monotonic()
+            with home.pause():
+                done, not_done = boundedexec.wait(futures, timeout)
+                # By the clock: the last may be over just after its time ran out.
+                if timeout and time.monotonic() >= begun + timeout:
+                    home.expired.append(None)
             self._expect(done | not_done == set(futures), node, "timed wait")
         elif kind == "steps":
-            with executing.paused():
+            with home.pause():
                 seen = list(boundedexec.as_completed(futures))
             self._expect(Counter(seen) == Counter(list(futures)), node, "as_completed")
         else:
-            self._wait(node, executing, kind, futures)
+            self._wait(node, home, kind, futures)
 
-    def _wait(
-        self, node: Node, executing: Executing, kind: str, futures: dict[AnyFuture, int]
-    ) -> None:
+    def _wait(self, node: Node, home: Home, kind: str, futures: dict[AnyFuture, int]) -> None:
         how = {"all": ALL_COMPLETED, "first": FIRST_COMPLETED, "failure": FIRST_EXCEPTION}[kind]
-        with executing.paused():
+        with home.pause():
             done, not_done = boundedexec.wait(futures, None, how)
         self._expect(done | not_done == set(futures) and not done & not_done, node, kind)
         self._expect(all(future.done() for future in done), node, "done")
@@ -222,7 +197,7 @@ class Program:
             self.wrong.append(f"{node.number}: {what}")
 
     def outcome(self, number: int) -> object:
-        """What the model says that whoever waits for a body is told."""
+        """What a wait for a body gives, according to the model."""
         if self.futures[number].cancelled():
             return CancelledError
         return Boom if self.nodes[number].raises else number
@@ -236,8 +211,8 @@ class Program:
         submitted = -1
         while submitted != len(self.futures):
             submitted = len(self.futures)
-            for executing in self.executing:
-                assert executing.service.block_till_done(LIMIT), f"seed {self.seed} does not end"
+            for home in self.homes:
+                assert home.service.block_till_done(LIMIT), f"seed {self.seed} does not end"
 
     def check(self) -> None:
         where = f"seed {self.seed}"
@@ -254,13 +229,11 @@ class Program:
         ), where
         for number, future in self.futures.items():
             assert outcome_of(future.result) == self.outcome(number), (where, number)
-        for executing in self.executing:
-            bound = executing.service.max_workers
-            assert bound is not None and executing.most <= bound, where
-            together = threading.Barrier(bound)
-            for waiting in [executing.service.submit(together.wait, LIMIT) for _ in range(bound)]:
-                waiting.result(LIMIT)
-            executing.service.shutdown()
+        for home in self.homes:
+            bound = home.service.max_workers
+            assert bound is not None and home.peak <= bound + len(home.expired), where
+            check_every_slot(home.service)
+            home.service.shutdown()
 
 
 def outcome_of(ask: Callable[[], object]) -> object:
@@ -271,20 +244,14 @@ def outcome_of(ask: Callable[[], object]) -> object:
     return type(answer) if isinstance(answer, Boom) else answer
 
 
-@pytest.mark.parametrize("often", [False, True], ids=["", "often"])
+@pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("block", range(BLOCKS))
-def test_random_programs_end_as_the_model_says(block: int, often: bool) -> None:
-    interval = sys.getswitchinterval()
-    if often:
-        sys.setswitchinterval(1e-6)
-    try:
-        for seed in range(block * SEEDS, (block + 1) * SEEDS):
-            print("seed", seed)
-            program = Program(seed)
-            program.run()
-            program.check()
-    finally:
-        sys.setswitchinterval(interval)
+def test_random_programs_end_as_the_model_says(block: int) -> None:
+    for seed in range(block * SEEDS, (block + 1) * SEEDS):
+        print("seed", seed)
+        program = Program(seed)
+        program.run()
+        program.check()
 
 
 def test_random_programs_may_run_side_by_side() -> None:
@@ -297,7 +264,7 @@ def test_random_programs_may_run_side_by_side() -> None:
 
 
 def bodies_in_any_circle(seed: int) -> None:
-    """Have bodies wait for random others, also in circles: each wait ends or is told."""
+    """Have bodies wait for random others, also in circles: each wait ends or raises."""
     draw = random.Random(seed)
     bounds = [draw.choice([1, 2, 3]) for _ in range(draw.choice([1, 1, 2, 3]))]
     services = [Service(bound, daemon=True) for bound in bounds]
@@ -329,7 +296,7 @@ def bodies_in_any_circle(seed: int) -> None:
                     else:
                         getattr(future, kind)()
         except DeadlockError:
-            return "told"
+            return "raised"
         return "fine"
 
     for number, (kind, targets) in enumerate(plans):
@@ -337,17 +304,15 @@ def bodies_in_any_circle(seed: int) -> None:
         futures.append(own.submit(body, own, kind, targets))
     known.set()
     results = [future.result(LIMIT) for future in futures]
-    # Somebody is told where there is a circle, and nobody where there is none.
-    assert ("told" in results) == has_circle(plans)
-    for service, bound in zip(services, bounds, strict=True):
-        together = threading.Barrier(bound)
-        for future in [service.submit(together.wait, LIMIT) for _ in range(bound)]:
-            future.result(LIMIT)
+    # A wait raises where there is a circle, and none where there is none.
+    assert ("raised" in results) == has_circle(plans)
+    for service in services:
+        check_every_slot(service)
         service.shutdown()
 
 
 def has_circle(plans: list[tuple[str, list[int]]]) -> bool:
-    """Whether some body never ends, unless it is told."""
+    """Whether some body never ends unless a wait raises."""
     left = set(range(len(plans)))
 
     def ends(kind: str, targets: list[int]) -> bool:
@@ -358,14 +323,8 @@ def has_circle(plans: list[tuple[str, list[int]]]) -> bool:
     return bool(left)
 
 
-@pytest.mark.parametrize("often", [False, True], ids=["", "often"])
-def test_bodies_that_wait_in_any_circle_all_end(often: bool) -> None:
-    interval = sys.getswitchinterval()
-    if often:
-        sys.setswitchinterval(1e-6)
-    try:
-        for seed in range(200):
-            print("seed", seed)
-            bodies_in_any_circle(seed)
-    finally:
-        sys.setswitchinterval(interval)
+@pytest.mark.usefixtures("switching")
+def test_bodies_that_wait_in_any_circle_all_end() -> None:
+    for seed in range(200):
+        print("seed", seed)
+        bodies_in_any_circle(seed)
