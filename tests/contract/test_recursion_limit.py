@@ -27,7 +27,7 @@ WORKERS = 2
 @pytest.fixture(autouse=True)
 def finalizers_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is called at the limit cannot raise, and pytest's hook would need frames."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)
+    monkeypatch.setattr(sys, "unraisablehook", lambda *_: None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Importing this enters every scenario in the table."""
 
-import scenarios_coalescer  # noqa: F401
-import scenarios_ends  # noqa: F401
-import scenarios_lending  # noqa: F401
-import scenarios_slots  # noqa: F401
+import scenarios_coalescer  # noqa: F401  # pyright: ignore[reportUnusedImport]
+import scenarios_ends  # noqa: F401  # pyright: ignore[reportUnusedImport]
+import scenarios_lending  # noqa: F401  # pyright: ignore[reportUnusedImport]
+import scenarios_slots  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -31,7 +31,7 @@ import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 
-import every_scenario  # noqa: F401  # Enters the scenarios.
+import every_scenario  # noqa: F401  # Enters the scenarios.  # pyright: ignore[reportUnusedImport]
 import instrument
 from exploring import NOT_REPEATABLE, Explorer, Failure, Result, parsed, written
 from mutations import MUTATIONS

@@ -85,9 +85,9 @@ def _statements(source: str, number: int) -> tuple[ast.stmt, ast.stmt | None]:
     found: tuple[ast.stmt, ast.stmt | None] | None = None
     for node in ast.walk(ast.parse(source)):
         for field in "body", "orelse", "finalbody":
-            block = getattr(node, field, None)
-            if not isinstance(block, list):
-                continue
+            if isinstance(node, (ast.Lambda, ast.IfExp)):
+                continue  # Their `body` is an expression.
+            block: list[ast.stmt] = getattr(node, field, None) or []
             for statement, following in itertools.zip_longest(block, block[1:]):
                 contains = statement.lineno <= number <= (statement.end_lineno or 0)
                 if contains and (found is None or statement.lineno >= found[0].lineno):

@@ -40,7 +40,7 @@ PLAIN = {
     f"_core.{name}"
     for name in ("recording", "reporting", "threads", "describing", "contexts")
 }
-MODES = ("gil", "free")
+MODES: tuple[str, ...] = ("gil", "free")
 
 
 class _Thread:
@@ -98,7 +98,7 @@ def _stdlib_futures(replaced: Mapping[str, Any]) -> Any:
         return replaced.get(name) or builtins.__import__(name, *args)
 
     vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_}
-    vars(module)["id"] = lambda future: getattr(future, "serial", 0) or id(future)
+    vars(module)["id"] = lambda future: getattr(future, "serial", 0) or id(future)  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
     exec(compile(source.read_text(encoding="utf-8"), str(source), "exec"), vars(module))
     rooms: Any = module
     broken = type("BrokenThreadPool", (rooms.BrokenExecutor,), {})
@@ -130,7 +130,7 @@ class Package:
         # In sets, in an order that is repeatable.
         self._numbers = itertools.count()
         for kind in rooms["submission"].Submission, rooms["threads"].ListedThread:
-            kind.__hash__ = lambda thing: self._hash(thing)
+            kind.__hash__ = lambda thing: self._hash(thing)  # pyright: ignore[reportUnknownLambdaType]
         self.Service = rooms["service"].Service
         self.Coalescer = rooms["coalescer"].Coalescer
         self.Future = rooms["future"].Future
@@ -160,13 +160,13 @@ class Package:
             # Nothing forks.
             "os": SimpleNamespace(path=os.path, sep=os.sep, cpu_count=os.cpu_count),
             "sys": fake_sys,
-            "sysconfig": SimpleNamespace(get_config_var=lambda _: int(not self.gil)),
+            "sysconfig": SimpleNamespace(get_config_var=lambda _: int(not self.gil)),  # pyright: ignore[reportUnknownLambdaType]
             "threading": fake_threading,
         }
 
     def _hash(self, thing: Any) -> int:
-        number: int = vars(thing).setdefault("_number", next(self._numbers))
-        return number
+        number: int = vars(thing).setdefault("_number", next(self._numbers))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return number  # pyright: ignore[reportUnknownVariableType]
 
     def _start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:
         run = Run.current

@@ -100,8 +100,8 @@ def callbacks_beside_an_end(world: World) -> None:
     world.service()
     called: list[int] = []
     future = world.submit("body")
-    world.thread(lambda: future.add_done_callback(lambda _: called.append(1)))
-    future.add_done_callback(lambda _: called.append(2))
+    world.thread(lambda: future.add_done_callback(lambda _: called.append(1)))  # pyright: ignore[reportUnknownLambdaType]
+    future.add_done_callback(lambda _: called.append(2))  # pyright: ignore[reportUnknownLambdaType]
     world.after.append(lambda: same(sorted(called), [1, 2]))
 
 
@@ -189,7 +189,7 @@ def block_till_done_beside_a_callback(world: World) -> None:
     """What a callback submits is waited for too: there is no gap between the two."""
     service = world.service()
     future = world.submit("first")
-    future.add_done_callback(lambda _: world.submit("second"))
+    future.add_done_callback(lambda _: world.submit("second"))  # pyright: ignore[reportUnknownLambdaType]
     assert service.block_till_done()
     world.finds("first", "second")
 
@@ -381,7 +381,7 @@ def shutdown_beside_a_lend(world: World) -> None:
 
     future = world.submit("outer", outer)
     lent = Gate()
-    future.add_done_callback(lambda _: lent.open())
+    future.add_done_callback(lambda _: lent.open())  # pyright: ignore[reportUnknownLambdaType]
     lent.wait()
     service.shutdown(wait=True)
     world.after.append(lambda: _no_threads(service))

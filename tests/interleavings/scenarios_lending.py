@@ -479,7 +479,7 @@ def a_callback_waits_for_the_lender(world: World) -> None:
     def wait() -> None:
         known.wait()
         inner = world.submit("inner")
-        inner.add_done_callback(lambda _: outer[0].result())
+        inner.add_done_callback(lambda _: outer[0].result())  # pyright: ignore[reportUnknownLambdaType]
         inner.result()
 
     world.beyond = 1

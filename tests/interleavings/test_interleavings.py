@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import every_scenario  # noqa: F401  # Enters the scenarios.
+import every_scenario  # noqa: F401  # Enters the scenarios.  # pyright: ignore[reportUnusedImport]
 import instrument
 import pytest
 from exploring import Explorer, Result, every_schedule, parsed, written
