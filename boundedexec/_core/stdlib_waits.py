@@ -16,7 +16,7 @@ from typing import Any
 from .blocking import block
 from .graph import Node
 from .state import current_body
-from .submission import Submission
+from .submission import Submission, serial_of
 
 _STDLIB = concurrent.futures.wait.__code__.co_filename
 #: The waiter of `wait` for all of them; every other is content with one.
@@ -54,7 +54,7 @@ class _LendingEvent(threading.Event):
         if current_body() is None or self.is_set() or (timeout is not None and timeout <= 0):
             return super().wait(timeout)
         # In the order of submission, in which slots are lent.
-        pending = dict.fromkeys(sorted(self.pending, key=_serial))
+        pending = dict.fromkeys(sorted(self.pending, key=serial_of))
         # By the waiter, `graph` finds what waits for a future.
         node = self.node = self._waiter.node = _StdlibWait(pending, self.any, self)
         try:
@@ -107,7 +107,3 @@ def _foreign(frame: FrameType) -> dict[Any, None]:
     if frame.f_code.co_filename == _STDLIB and "fs" in frame.f_locals:
         return {f: None for f in frame.f_locals["fs"] if not isinstance(f, Submission)}
     return {}
-
-
-def _serial(future: Any) -> int:
-    return getattr(future, "serial", 0)

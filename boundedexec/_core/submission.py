@@ -36,6 +36,11 @@ FINISHED = "FINISHED"
 serials = itertools.count(1)
 
 
+def serial_of(future: Any) -> int:
+    """Its place in that order; those of other packages come first."""
+    return getattr(future, "serial", 0)
+
+
 class Waiter(Protocol):
     """What is told of a future's end, in the stdlib's words."""
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 from .blocking import block
 from .graph import Node
 from .locking import holding
-from .submission import Submission
+from .submission import Submission, serial_of
 
 __all__ = ["as_completed", "wait"]
 
@@ -29,7 +29,7 @@ class _WaitForSeveral(Node):
         super().__init__()
         # In the order of submission, which is the order in which slots are lent. (A plain
         # dict is slow to find its first key once many before it are gone.)
-        self.pending = OrderedDict.fromkeys(sorted(futures, key=_serial))
+        self.pending = OrderedDict.fromkeys(sorted(futures, key=serial_of))
         self.any = return_when == FIRST_COMPLETED
         #: Those of `pending` that are over, in that order, until they are taken out.
         self.finished: deque[AnyFuture] = deque()
@@ -109,10 +109,6 @@ def _has_failed(future: AnyFuture) -> bool:
     if isinstance(future, Submission):
         return future.failure is not None and not future.cancelled()
     return not future.cancelled() and future.exception() is not None
-
-
-def _serial(future: AnyFuture) -> int:
-    return getattr(future, "serial", 0)
 
 
 def wait(
