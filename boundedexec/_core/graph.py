@@ -248,13 +248,21 @@ def _leads(
         if obstacle is not None:
             slots = obstacle.owner
             assert isinstance(slots, Slots)
-            targets.append(Target(slots, obstacle, None))
+            if not _is_lent_to(place, obstacle):
+                targets.append(Target(slots, obstacle, None))
             if past_queues and slots.max_workers is not None:
                 leads.append(slots)
                 continue
         if place.any:
             return leads, True
     return leads, ends or not leads
+
+
+def _is_lent_to(node: Node, future: Submission[Any]) -> bool:
+    """Whether the body that waits in `node` has lent its slot to `future`, and no worker has
+    fetched both yet. A second slot would come back unused, and be lent to the next one."""
+    worker = node.worker
+    return worker is not None and worker.lend is not None and worker.lend.future is future
 
 
 def _holders(slots: Slots) -> tuple[list[Place], bool]:

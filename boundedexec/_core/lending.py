@@ -89,9 +89,9 @@ def _lend_to_first(node: Node, targets: list[Target]) -> bool:
         if can_lend(node, slots):
             giver: Node | None = node
         else:
-            if givers is None:
+            if givers is None and slots.lends_slots:
                 givers = list(waiting_for(node))
-            giver = next((other for other in givers if can_lend(other, slots)), None)
+            giver = next((other for other in givers or () if can_lend(other, slots)), None)
         if giver is None:
             without.add(slots)
             slots.signal()  # Perhaps it only lacks a thread, and nobody else would try again.
