@@ -1,5 +1,6 @@
 """Executors for blocking work, for wherever `ThreadPoolExecutor` stands today."""
 
+import importlib
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -13,7 +14,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING
 
 from ._core.blocking import DeadlockError
-from ._core.pool import QueueFull
+from ._core.pool import QueueFull, debug
 from ._core.waits import as_completed, wait
 from .coalescer import Coalescer
 from .drop_in import ThreadPoolExecutor
@@ -21,6 +22,11 @@ from .installing import install, installed
 from .service import Service
 
 if TYPE_CHECKING:
+    from ._core.stats import Stats
+    from ._core.tasks import Task
+    from .asking import dump_on_signal
+    from .dumping import dump
+
     # So that annotations and lists of futures mean the same before and after the change.
     from concurrent.futures import Future
 else:
@@ -39,9 +45,14 @@ __all__ = [
     "InvalidStateError",
     "QueueFull",
     "Service",
+    "Stats",
+    "Task",
     "ThreadPoolExecutor",
     "TimeoutError",
     "as_completed",
+    "debug",
+    "dump",
+    "dump_on_signal",
     "install",
     "installed",
     "wait",
@@ -55,9 +66,28 @@ for _public in (
     Service,
     ThreadPoolExecutor,
     as_completed,
+    debug,
     install,
     installed,
     wait,
 ):
     # Where users find them, and what tracebacks and docs should say.
     _public.__module__ = __name__
+
+
+#: What is loaded when somebody asks for it: the names for looking inside.
+_LATER = {
+    "Stats": "_core.stats",
+    "Task": "_core.tasks",
+    "dump": "dumping",
+    "dump_on_signal": "asking",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    found.__module__ = __name__
+    globals()[name] = found
+    return found

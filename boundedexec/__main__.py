@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 # The command, its module, and its line in the help.
 _COMMANDS = {
+    "ps": ("boundedexec._commands.ps", "what the services of a running process do"),
     "demo": ("boundedexec._commands.demo", "what the package does, on the files of a directory"),
     "run": (
         "boundedexec._commands.run",

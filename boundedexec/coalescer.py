@@ -33,7 +33,7 @@ from ._core.submission import (
     CANCELLATION,
     Owner,
     Submission,
-    serials,
+    clock,
 )
 from ._core.threads import PerThread
 from .service import Service, slots_of
@@ -237,7 +237,7 @@ class Coalescer(Runs, Generic[K]):
         slots = slots_of(self._service)
         if owed:
             slots.owed.pop(run, None)
-            run.serial = next(serials)
+            run.serial = clock()
         if slots.checked:
             if not owed:
                 check_accepts(slots)

@@ -99,6 +99,7 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         propagate_context: bool = False,
         max_queued: int | None = None,
         daemon: bool = False,
+        slow_after: float | None = None,
     ) -> None:
         super().__init__(
             _bound(max_workers),
@@ -110,6 +111,7 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
             propagate_context=propagate_context,
             max_queued=max_queued,
             daemon=daemon,
+            slow_after=slow_after,
         )
         if hasattr(self, "_adjust_thread_count") and not _is_stdlibs(type(self)):
             _warn(self, "_adjust_thread_count", "daemon=True", stacklevel=3)

@@ -19,13 +19,16 @@ from ._core.blocking import SlotYielded
 from ._core.future import Future
 from ._core.locking import headroom, locked
 from ._core.outstanding import wait_idle
-from ._core.pool import check_accepts, close, join, make_slots, publish, retire, take_out
+from ._core.pool import admit, close, join, make_slots, publish, retire, take_out
 from ._core.slots import look, set_bound
 from ._core.state import Settings, Slots, Worker, current_body, current_worker
-from ._core.submission import CANCELLED, PENDING, serials
+from ._core.submission import CANCELLED, PENDING, clock
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, TextIO
+
+    from ._core.stats import Stats
+    from ._core.tasks import Task
 
 __all__ = ["Service"]
 
@@ -57,6 +60,8 @@ class Service(concurrent.futures.Executor):
         lending: whether a body that waits lends its slot.
         daemon: at interpreter exit, cancel what is queued and abandon what runs,
             instead of finishing it.
+        slow_after: seconds after which a body that still runs is logged, once, with its
+            stack, and a submission that still waits for a slot, with what holds the slots.
 
     Raises `TypeError` or `ValueError` for arguments that are none of these.
 
@@ -75,17 +80,19 @@ class Service(concurrent.futures.Executor):
         propagate_context: bool = True,
         max_queued: int | None = None,
         daemon: bool = False,
+        slow_after: float | None = None,
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable or None, not {initializer!r}")
         settings = Settings(
             thread_name_prefix or f"Service-{next(_service_numbers)}",
-            _checked_timeout(idle_timeout),
+            _checked_seconds("idle_timeout", idle_timeout),
             None if initializer is None else partial(initializer, *initargs),
             lending,
             propagate_context,
-            _checked_max_queued(max_queued),
+            None if max_queued is None else _checked_integer("max_queued", max_queued, 0),
             daemon,
+            _checked_seconds("slow_after", slow_after),
         )
         self.attach(make_slots(settings, _checked_bound(max_workers)))
 
@@ -97,7 +104,7 @@ class Service(concurrent.futures.Executor):
     @classmethod
     def bounded(cls, max_workers: int, /, *args: Any, **kwargs: Any) -> Self:
         """A service of at most `max_workers` bodies at once; the rest as the class."""
-        return cls(checked_positive(max_workers), *args, **kwargs)
+        return cls(_checked_integer("max_workers", max_workers, 1), *args, **kwargs)
 
     @classmethod
     def unbounded(cls, *args: Any, **kwargs: Any) -> Self:
@@ -141,8 +148,6 @@ class Service(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
-        if slots.checked:
-            check_accepts(slots)
         # Not `Future(...)`: a constructor's call costs as much as all that follows.
         future: Future[T] = _new_future(Future)
         future.state = PENDING
@@ -150,15 +155,11 @@ class Service(concurrent.futures.Executor):
         future.owner = slots
         future.args = args
         future.kwargs = kwargs or None
-        future.context = None
-        if slots.propagate:
-            context = copy_context()
-            if context:
-                future.context = context
-        future.serial = next(serials)
+        future.context = (copy_context() or None) if slots.propagate else None
+        future.serial = clock()
         future.fn = fn
-        if slots.checked and slots.recorder is not None:
-            slots.recorder.submitted(future)
+        if slots.checked:
+            admit(slots, future)
         try:
             publish(slots, future)
         except BaseException:
@@ -277,6 +278,41 @@ class Service(concurrent.futures.Executor):
         if wait:
             join(slots)
 
+    # What these need is loaded when somebody looks inside.
+
+    def stats(self) -> Stats:
+        """What the service does at this moment, in numbers; see `Stats`.
+
+        Never waits for what a body does, and `submit` never waits for it. Its cost grows
+        with the number of threads and not with the queue.
+        """
+        from ._core.stats import stats  # noqa: PLC0415
+
+        return stats(self._slots)
+
+    def tasks(self, limit: int | None = None) -> list[Task]:
+        """What is outstanding, submission by submission; see `Task`.
+
+        Bodies come first, in the order in which they began, then the queue in its order,
+        then owed re-runs; at most `limit` of all. Calls the `__repr__` of arguments, and
+        shortens what it returns; what it raises is caught. Raises `TypeError` or
+        `ValueError` for a `limit` that is no integer of 0 or more.
+        """
+        from ._core.tasks import tasks  # noqa: PLC0415
+
+        return tasks(self._slots, None if limit is None else _checked_integer("limit", limit, 0))
+
+    def dump(self, file: TextIO | None = None) -> None:
+        """Write what the service does to `file`, by default standard error, for a person.
+
+        Its `stats`; the bodies, the longest running first, with the innermost lines of
+        their stacks; who waits for whom; the queue, counted by callable. May be called from
+        anywhere.
+        """
+        from .dumping import dump_one  # noqa: PLC0415
+
+        dump_one(self._slots, file)
+
     def _is_waited_for_by_itself(self) -> bool:
         """Whether the caller is part of what is outstanding here."""
         worker: Worker | None = current_worker.get()
@@ -308,50 +344,33 @@ def _checked_bound(max_workers: Any) -> int | None:
     return bound if bound > 0 else None
 
 
-def _checked_integer(name: str, value: Any) -> int:
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"{name} must be an int or None, not {value!r}")
-
-
-def _checked_max_queued(max_queued: Any) -> int | None:
-    if max_queued is None:
-        return None
-    number = _checked_integer("max_queued", max_queued)
-    if number < 0:
-        raise ValueError(f"max_queued must be 0 or more, not {max_queued!r}")
+def _checked_integer(name: str, value: Any, least: int | None = None) -> int:
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")
     return number
 
 
-def checked_positive(max_workers: Any) -> int:
-    if max_workers is None:
-        raise TypeError("max_workers must be an int, not None")
-    bound = _checked_integer("max_workers", max_workers)
-    if bound <= 0:
-        raise ValueError(f"max_workers must be greater than 0, not {max_workers!r}")
-    return bound
-
-
 def _check_buffersize(buffersize: object) -> None:
-    if buffersize is None:
-        return
-    if not isinstance(buffersize, int):
-        raise TypeError("buffersize must be an integer or None")
-    if buffersize < 1:
-        raise ValueError("buffersize must be None or > 0")
+    # In the words of Python 3.14.
+    if buffersize is not None:
+        if not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
 
 
-def _checked_timeout(idle_timeout: object) -> float | None:
-    if idle_timeout is None:
+def _checked_seconds(name: str, value: object) -> float | None:
+    if value is None:
         return None
-    if not isinstance(idle_timeout, (int, float)) or isinstance(idle_timeout, bool):
-        raise TypeError(f"idle_timeout must be seconds or None, not {idle_timeout!r}")
-    if not idle_timeout >= 0:
-        raise ValueError(f"idle_timeout must be 0 or more seconds, not {idle_timeout!r}")
-    return min(float(idle_timeout), threading.TIMEOUT_MAX)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be seconds or None, not {value!r}")
+    if not value >= 0:
+        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
+    return min(float(value), threading.TIMEOUT_MAX)
 
 
 def _usable_cpus() -> int:

@@ -15,6 +15,7 @@ from .lending import CannotEnd, go_on, seek, withdraw
 from .locking import guard, headroom
 from .slots import close_lend, free_slot, look, serve_resuming
 from .state import Slots, Worker, current_body
+from .submission import clock
 
 T = TypeVar("T")
 
@@ -166,6 +167,7 @@ def give_away(body: Worker) -> None:
     slots = body.slots
     with guard.lock:
         close_lend(body)
+        body.moved = clock()
         slots.unslotted.add(body)  # explore: yield-unslotted
         if body.slot:
             body.slot = False

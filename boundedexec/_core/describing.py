@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import reprlib
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -18,16 +19,48 @@ _INSIDE = (_PACKAGE, os.path.dirname(concurrent.futures.__file__), threading.__f
 _repr = reprlib.Repr().repr
 
 
+def outside(filename: str) -> bool:
+    """Whether a frame of that file is a body's own."""
+    return not filename.startswith(_INSIDE)
+
+
 def describe(worker: Worker | None, frame: FrameType | None) -> str:
     """`name(arguments) on <thread> at <file>:<line>`, as much of it as there is."""
     if worker is None:
         return "a body that is over"
     words = f"{describe_call(worker)} on {worker.name}"
-    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame is not None and not outside(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is not None:
         words += f" at {frame.f_code.co_filename}:{frame.f_lineno}"
     return words
+
+
+def origin() -> str:
+    """The line of the caller outside this package."""
+    frame = sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and not outside(frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def current_frames() -> dict[int, FrameType]:
+    """Where each thread is, by its ident."""
+    return sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+
+
+def stack(frame: FrameType | None, most: int) -> list[str]:
+    """The innermost lines that are a body's own, at most that many; the outer ones first."""
+    import linecache  # noqa: PLC0415  # Slow to import, and seldom needed.
+
+    lines: list[str] = []
+    while frame is not None and len(lines) < most:
+        code = frame.f_code
+        if outside(code.co_filename):
+            words = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}: {words}")
+        frame = frame.f_back
+    return lines[::-1]
 
 
 def describe_call(worker: Worker) -> str:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
 
 from .state import Lend, Slots, Worker
-from .submission import PENDING, Submission
+from .submission import PENDING, Submission, clock
 
 
 class Node:
@@ -110,12 +110,14 @@ class Graph:
     def enter(self, node: Node, worker: Worker) -> None:
         assert worker.future is not None
         node.worker = worker
+        worker.moved = clock()
         worker.node = self.waiting[worker.future] = node
 
     def leave(self, worker: Worker, before: Node | None) -> None:
         """`before`: what it waited in already, where a `__del__` waits in between."""
         assert worker.future is not None
         worker.node = before
+        worker.moved = clock()
         if before is None:
             self.waiting.pop(worker.future, None)
         else:

@@ -59,6 +59,15 @@ def locked(step: Callable[..., T], *args: Any) -> T:
     return holding(guard.lock, step, *args)
 
 
+def exactly(step: Callable[..., object], *args: Any) -> None:
+    """Take a step that is one run (README.md, "What it stands on"), and no other thread may
+    come into: as it is with a GIL, under the lock of the slow path without."""
+    if HAS_GIL:
+        step(*args)
+    else:
+        locked(step, *args)
+
+
 def headroom(levels: int = 25) -> None:
     """Raise `RecursionError` now, if the calls to come would raise it halfway.
 

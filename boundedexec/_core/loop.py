@@ -14,13 +14,14 @@ from contextvars import Context
 from typing import Any, Protocol
 
 from .contexts import isolate, preset
+from .describing import shortened
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
-from .locking import guard, locked
+from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
 from .reporting import Failure, name_of, report
 from .slots import free_slot, keep, look, open_one, serve_resuming
 from .state import SIGNAL, Slots, Worker, current_worker
-from .submission import ENDING, FINISHED, RUNNING, Submission
+from .submission import ENDING, FINISHED, RUNNING, Submission, clock
 
 
 class LateCall(Protocol):
@@ -133,10 +134,13 @@ def _serve(worker: Worker) -> None:
             future.state = RUNNING  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
             worker.fn = fn
         except AttributeError:
-            worker.future = None  # Cancelled, or started with a lent slot.
+            # Cancelled, or started with a lent slot.
+            if slots.dead and future is not None and future.cancelled():
+                exactly(slots.drop_dead)
+            worker.future = future = None
             continue
         _execute(worker, future, fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        worker.future = worker.fn = future = fn = None
+        future = fn = None
         if not worker.slot or worker.lend is not None or worker.debts:
             with guard.lock:
                 end_debts(worker)  # explore: end-debts
@@ -165,6 +169,7 @@ def _idles(worker: Worker) -> bool:
     slots = worker.slots
     if slots.ending and not slots.queue:
         return False
+    worker.idled = clock(), worker.completed + worker.failed
     # explore: idle-signalled
     worker.signalled = True  # Who takes it out of `free` wakes it with the signal.
     # Idle and free in one step. From here on it looks for what others may have added
@@ -272,13 +277,13 @@ def _works_without(worker: Worker) -> bool:
             ends = slots.ending
             idles = not (borrowed or worker.slot or ends)
             if idles:
+                worker.idled = clock(), worker.completed + worker.failed
                 slots.spare.append(worker.wake)
         if executed and slots.observers:
             check_idle(slots)
         executed = borrowed
         if borrowed:
             _execute(worker, worker.future, worker.fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-            worker.future = worker.fn = None
         elif idles and not _wait_for_wake(worker):
             return False
         elif worker.slot:
@@ -301,7 +306,8 @@ def _borrow_next(worker: Worker, executed: bool) -> bool:
 
 def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     """Run a submission whose claim this worker has, callbacks included."""
-    if worker.slots.checked and not _may_start(worker.slots, future):
+    worker.since = clock()
+    if worker.slots.checked and not _may_start(worker, future):
         return
     late: LateCall | None = None
     args = future.args
@@ -313,33 +319,29 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     if future.context is not None or worker.presets:
         run = _prepared(worker, future.context)
     try:
-        if future.kwargs is not None:
-            result = run(fn, *args, **future.kwargs)
-        elif args:
-            result = run(fn, *args)
+        if future.kwargs is None:
+            future.value = run(fn, *args) if args else run(fn)
         else:
-            result = run(fn)
+            future.value = run(fn, *args, **future.kwargs)
     except BaseException as exception:
         future.failure = _failure(future, fn, exception)
-    else:
-        future.value = result
-        del result
     args = future.args = ()
-    if late is not None or future.watch is not None:
-        _end(worker, future, run, late)
+    if late is not None:
+        late.leave()
+    future.state = ENDING  # explore: stored-then-watch
+    # Stored, so look: a thread that makes a Watch does so in the other order.
+    if late is None and future.watch is None:
+        future.state = FINISHED
     else:
-        future.state = ENDING  # explore: stored-then-watch
-        # Stored, so look: a thread that makes a Watch does so in the other order.
-        if future.watch is None:
-            future.state = FINISHED
-        else:
-            _end(worker, future, run, None)
-    if future.kwargs is not None:
-        future.kwargs = None
-    if future.context is not None:
-        future.context = None
-    elif worker.blank:
+        _end(worker, future, run, late)
+    future.kwargs = None
+    if future.context is None and worker.blank:
         worker.renew_context()
+    future.context = worker.future = worker.fn = None
+    if future.failure is None:
+        worker.completed += 1
+    else:
+        worker.failed += 1
     # Tracebacks lead here through `f_back`: no way from here to the future.
     del future, fn, run, late
 
@@ -348,19 +350,25 @@ def _failure(future: Submission[Any], fn: object, exception: BaseException) -> F
     # Without the frame of `_execute`, which goes on to other submissions.
     trace = exception.__traceback__
     exception = exception.with_traceback(trace and trace.tb_next)
+    name = name_of(fn)
+    submitted = vars(future).get("origin")
+    if submitted is not None:
+        name += f"{shortened(future.args or (), future.kwargs or {})}, submitted at {submitted}"
     try:
-        return Failure(exception, name_of(fn), not future.reported, future.context)
+        return Failure(exception, name, not future.reported, future.context)
     finally:
         del trace, exception
 
 
-def _may_start(slots: Slots, future: Submission[Any]) -> bool:
+def _may_start(worker: Worker, future: Submission[Any]) -> bool:
+    slots = worker.slots
     if slots.broken:
         future.fail(broken_error(), "a submission")
-        return False
-    if slots.recorder is not None:
+        worker.future = worker.fn = None
+        worker.failed += 1
+    elif slots.recorder is not None:
         slots.recorder.started(future)
-    return True
+    return not slots.broken
 
 
 def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
@@ -376,9 +384,6 @@ def _end(
     worker: Worker, future: Submission[Any], run: Callable[..., Any], late: LateCall | None
 ) -> None:
     """Finish a submission that somebody watches, or that others follow."""
-    if late is not None:
-        late.leave()
-    future.state = ENDING
     if future.watch is None:
         future.state = FINISHED
     else:
@@ -406,6 +411,7 @@ def _bury(worker: Worker, exception: BaseException) -> None:
             future.settle()
         else:
             future.state = FINISHED
+        worker.failed += 1
     worker.future = worker.fn = None
     with guard.lock:
         _is_taken_out(worker)

@@ -10,7 +10,7 @@ import _thread
 import threading
 from collections.abc import Callable
 
-from .locking import locked
+from .locking import exactly, locked
 from .state import Observer, Slots
 
 
@@ -99,7 +99,9 @@ def fail_all(slots: Slots, error: Callable[[], BaseException], name: str) -> Non
             except IndexError:
                 break
             if future.claim():
+                exactly(slots.count_failed)
                 future.fail(error(), name)
     finally:
+        exactly(slots.drop_dead)
         slots.in_transit.discard(mark)
         check_idle(slots)  # explore: failed-notifies

@@ -9,7 +9,9 @@ import weakref
 from functools import partial
 from typing import Any
 
-from .locking import locked
+from .debugging import debugging
+from .describing import origin
+from .locking import exactly, locked
 from .loop import end_one, work
 from .outstanding import check_idle, fail_queued, is_idle, wait_idle
 from .slots import look, open_one
@@ -32,12 +34,25 @@ def make_slots(settings: Settings, max_workers: int | None) -> Slots:
     slots = Slots(settings, max_workers, work)
     open_one(slots)
     _register(slots)
+    if settings.slow_after is not None:
+        from .slow import watch  # noqa: PLC0415  # Loaded where it is asked for.
+
+        watch(slots, settings.slow_after)
     if slots.recorder is not None:
         slots.recorder.made()
     return slots
 
 
 # Submitting.
+
+
+def admit(slots: Slots, future: Submission[Any]) -> None:
+    """`check_accepts`, and record it."""
+    check_accepts(slots)
+    if debugging.on:
+        vars(future)["origin"] = origin()
+    if slots.recorder is not None:
+        slots.recorder.submitted(future)
 
 
 def check_accepts(slots: Slots) -> None:
@@ -50,6 +65,7 @@ def check_accepts(slots: Slots) -> None:
     # What was cancelled is in the queue until a worker comes to it.
     queued = sum(future.state is PENDING for future in slots.queue.copy())
     if queued >= bound and admitting.get() is not slots:
+        exactly(slots.count_refused)
         raise QueueFull(f"{bound} submissions are queued, and no slot is free")
 
 
@@ -206,35 +222,48 @@ def _register(slots: Slots) -> None:
         close(slots, AFTER_EXIT)
 
 
-def _living() -> list[Slots]:
+def living() -> list[Slots]:
     every = [reference() for reference in list(_everything.slots.values())]
     return [slots for slots in every if slots is not None]
 
 
+def debug(on: bool = True) -> None:
+    """Have submissions remember where they were made, from now on; or not, with False.
+
+    The record of a failure that nobody asked for has that then, and the arguments of the
+    call, shortened: it calls their `__repr__`. `PYTHONDEVMODE` turns it on from the start.
+    It costs some microseconds a submission.
+    """
+    debugging.on = bool(on)
+    if on:
+        for slots in living():
+            slots.checked = True
+
+
 def signal_on_its_way() -> bool:
     """Whether a worker of any service was woken and has taken nothing yet."""
-    return any(not slots.quiet for slots in _living())
+    return any(not slots.quiet for slots in living())
 
 
 def all_idle() -> bool:
     """Whether nothing is outstanding on any service."""
-    return all(map(is_idle, _living()))
+    return all(map(is_idle, living()))
 
 
 def _finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     _everything.exiting = True
     grace_ends = time.monotonic() + _GRACE
-    for slots in _living():
+    for slots in living():
         close(slots, AFTER_EXIT, cancel=slots.settings.daemon, grace_ends=grace_ends)
     # More than once, for a body of one may still submit to another.
-    while working := [s for s in _living() if not s.settings.daemon and is_at_work(s)]:
+    while working := [s for s in living() if not s.settings.daemon and is_at_work(s)]:
         for slots in working:
             join(slots)
 
 
 def _lose_all() -> None:
-    lost = _living()
+    lost = living()
     _everything.slots = {}
     for slots in lost:
         _lose(slots)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from .future import Future
 from .keyed import Keyed
-from .locking import HAS_GIL, headroom, holding
+from .locking import HAS_GIL, exactly, headroom, holding
 from .reporting import Failure
 from .state import Slots
 from .submission import (
@@ -26,7 +26,7 @@ from .submission import (
     PENDING,
     RUNNING,
     Owner,
-    serials,
+    clock,
 )
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Run(Future[Any]):
         self.failure = None
         self.owner = runs.owner
         self.args = self.kwargs = self.context = None
-        self.serial = next(serials)
+        self.serial = clock()
         self.fn = self
         #: None once it is over.
         self.runs: Runs | None = runs
@@ -248,6 +248,7 @@ class Runs:
             run.over = True
         except AttributeError:
             return False
+        exactly(self.owner.count_cancelled, isinstance(self.owner, Slots) and not run.owed)
         run.call = None
         self._take_out(run)
         return True

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from .debugging import debugging
 from .locking import guard
 from .recording import Recorder, recording
 from .submission import Owner, Submission
@@ -61,7 +62,8 @@ class Worker(ListedThread):
     # object with thirty attributes or more is slow to read otherwise.
     __slots__ = (
         "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
-        "node", "blank", "run", "presets",
+        "node", "blank", "run", "presets", "since", "moved",
+        "completed", "failed", "idled",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, name: str, slot: bool) -> None:
@@ -96,6 +98,14 @@ class Worker(ListedThread):
         self.run: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
+        #: When its body began, on the clock of `Submission.serial`.
+        self.since = 0
+        #: [lock] When it last began to wait, gave its slot away, or went on.
+        self.moved = 0
+        #: How many bodies have returned here, and how many have raised.
+        self.completed = self.failed = 0
+        #: When it last went idle, and how many bodies were over by then.
+        self.idled = (0, 0)
 
     def work(self) -> None:
         self.begun = True
@@ -103,14 +113,18 @@ class Worker(ListedThread):
         self.wake.worker = self
         self.slots.work(self)
 
-
     def renew_context(self) -> None:
         self.blank = Context()
         self.run = self.blank.run
 
+    def last_end(self) -> int:
+        """When the last body here was over, nearly; 0 where none is."""
+        time, ended = self.idled
+        return self.since if self.completed + self.failed > ended else time
+
     def gone(self) -> None:
         with guard.lock:
-            self.slots.workers.pop(self, None)
+            self.slots.discharge(self)
 
 
 #: The worker whose body the current thread executes, or which it is.
@@ -154,6 +168,7 @@ class Settings(NamedTuple):
     propagate: bool
     max_queued: int | None
     daemon: bool
+    slow_after: float | None
 
 
 class Slots(Owner):
@@ -168,7 +183,7 @@ class Slots(Owner):
         "broken", "ending", "recorder", "service", "_numbers", "opened", "free", "queue", "quiet",
         "takes", "frees", "pops", "resuming", "lends", "fetcher", "preparing",
         "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit", "owed",
-        "observers", "__weakref__",
+        "observers", "completed", "failed", "refused", "last_end", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -181,9 +196,11 @@ class Slots(Owner):
         #: [lock] How many slots there may be.
         self.bound = UNBOUNDED if max_workers is None else max_workers
         self.propagate = settings.propagate
-        #: Whether there is more to do for a submission than usual: with `max_queued` or a
-        #: `recorder`, and once there is a `refusal`.
-        self.checked = settings.max_queued is not None or recording.recorder is not None
+        #: Whether there is more to do for a submission than usual: with `max_queued`, a
+        #: `recorder` or debugging, and once there is a `refusal`.
+        self.checked = (
+            settings.max_queued is not None or recording.recorder is not None or debugging.on
+        )
         #: Why nothing more is accepted; set once, before `checked`.
         self.refusal: Callable[[], Exception] | None = None
         #: Until when bodies may submit all the same, on the monotonic clock.
@@ -208,6 +225,12 @@ class Slots(Owner):
         """
         self._empty_queue()
         self._empty_workers()
+        #: [lock] What workers that have ended have counted; and what failed without a body.
+        self.completed = self.failed = 0
+        #: [lock] When the last body of a worker that has ended was over.
+        self.last_end = 0
+        #: [lock] How many submissions `max_queued` has refused.
+        self.refused = 0
 
     def _empty_queue(self) -> None:
         #: [lock] How many there are: those in `free` and those that workers hold. Where
@@ -276,6 +299,25 @@ class Slots(Owner):
         worker = Worker(self, name, slot)
         self.workers[worker] = None
         return worker
+
+    def discharge(self, worker: Worker) -> None:
+        """A worker has ended: keep what it has counted."""
+        if self.workers.pop(worker, self) is None:
+            self.completed += worker.completed
+            self.failed += worker.failed
+            self.last_end = max(self.last_end, worker.last_end())
+
+    def drop_dead(self) -> None:
+        """One that was cancelled has left the queue."""
+        self.dead -= self.dead > 0
+        if not self.queue:
+            self.dead = 0
+
+    def count_failed(self) -> None:
+        self.failed += 1
+
+    def count_refused(self) -> None:
+        self.refused += 1
 
     def signal(self) -> None:
         """Wake one worker for the queue, unless a signal is on its way or no slot is free.

@@ -8,15 +8,15 @@ that watches. The protocol of states is in README.md, beside this file.
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from .locking import HAS_GIL, headroom, holding
+from .locking import HAS_GIL, exactly, headroom, holding
 from .reporting import Failure, report
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ CANCELLING = "CANCELLING"
 CANCELLED = "CANCELLED_AND_NOTIFIED"
 FINISHED = "FINISHED"
 
-#: The order of submission across all services, for waits on several futures.
-serials = itertools.count(1)
+#: When it was submitted, in nanoseconds. It is the order of submission across all services.
+clock = time.perf_counter_ns
 
 
 def serial_of(future: Any) -> int:
@@ -52,11 +52,21 @@ class Waiter(Protocol):
 class Owner:
     """What accepted a submission."""
 
-    __slots__ = ("lost",)
+    __slots__ = ("lost", "cancelled", "dead")
 
     def __init__(self) -> None:
         #: Set in a forked child, where the threads of this service do not exist.
         self.lost = False
+        # Without a GIL these two are written under the lock of the slow path.
+        #: How many submissions were cancelled,
+        self.cancelled = 0
+        #: and how many of those still stand in the queue. (Nearly: right again once that
+        #: was empty.)
+        self.dead = 0
+
+    def count_cancelled(self, queued: int) -> None:
+        self.cancelled += 1
+        self.dead += queued
 
 
 class Watch:
@@ -287,6 +297,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             self.state = CANCELLING
         except AttributeError:
             return self._was_cancelled()
+        if self.owner is not None:
+            exactly(self.owner.count_cancelled, 1)
         self.failure = CANCELLATION
         self.args = ()
         self.kwargs = self.context = None

@@ -1,0 +1,145 @@
+"""What takes long is logged, once, while it does: bodies, and waits for a slot.
+
+One thread looks after all services that asked for it (`slow_after`), four times in the
+shortest of their limits. It ends when the last of them is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+
+from .describing import current_frames, describe_call, shortened, stack
+from .locking import locked
+from .reporting import name_of
+from .state import Slots, Worker
+from .submission import PENDING, Submission, clock
+from .tasks import call_of
+
+_SECOND = 1e9
+_logger = logging.getLogger("boundedexec")
+#: Of a stack, the innermost lines; and how many bodies that hold slots are named.
+_LINES = 20
+_HOLDERS = 4
+#: The shortest time between two looks, in seconds.
+_SHORTEST = 0.005
+
+
+class _Watched:
+    """A service, and what of it was logged."""
+
+    def __init__(self, slots: Slots, limit: float) -> None:
+        self.slots = weakref.ref(slots)
+        self.limit = limit
+        #: The submission that was logged last, by the worker that executes it.
+        self._logged: dict[Worker, int] = {}
+        #: When the latest of the queue that were logged was submitted.
+        self._queued_logged = 0
+
+    def look(self, slots: Slots) -> None:
+        before = clock() - int(self.limit * _SECOND)
+        for worker in locked(list, slots.workers):
+            future = worker.future
+            if future is not None and worker.since < before and worker.fn is not None:
+                if self._logged.get(worker) != worker.since:
+                    self._logged[worker] = worker.since
+                    self._log_body(worker)
+        late = [f for f in _queued_before(slots, before) if f.serial > self._queued_logged]
+        if late:
+            self._queued_logged = max(future.serial for future in late)
+            self._log_queued(slots, late)
+        self._logged = {w: since for w, since in self._logged.items() if w.since == since}
+
+    def _log_body(self, worker: Worker) -> None:
+        seconds = (clock() - worker.since) / _SECOND
+        lines = stack(current_frames().get(worker.ident or 0), _LINES)
+        _logger.warning(
+            "%s has run for %.1f s on %s\n%s",
+            describe_call(worker),
+            seconds,
+            worker.name,
+            "\n".join(f"  {line}" for line in lines),
+        )
+
+    def _log_queued(self, slots: Slots, late: list[Submission[int]]) -> None:
+        first = late[0]
+        call = name_of(call_of(first)) + shortened(first.args or (), first.kwargs or {})
+        holders = [worker for worker in locked(list, slots.workers) if worker.fn is not None]
+        words = [f"{describe_call(worker)} on {worker.name}" for worker in holders[:_HOLDERS]]
+        if len(holders) > _HOLDERS:
+            words.append(f"and {len(holders) - _HOLDERS} more")
+        _logger.warning(
+            "%d submissions have waited more than %.1f s for a slot, the first is %s;"
+            " the slots are held by %s",
+            len(late),
+            self.limit,
+            call,
+            ", ".join(words) or "no body",
+        )
+
+
+def _queued_before(slots: Slots, before: int) -> list[Submission[int]]:
+    late: list[Submission[int]] = []
+    for future in slots.queue.copy():
+        if future.serial >= before:
+            break
+        if future.state is PENDING:
+            late.append(future)
+    return late
+
+
+class _Watcher:
+    """The thread, there while a service is."""
+
+    def __init__(self) -> None:
+        self.watched: dict[int, _Watched] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, slots: Slots, limit: float) -> None:
+        with self._lock:
+            self.watched[id(slots)] = _Watched(slots, limit)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="boundedexec-slow")
+                self._thread.daemon = True
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._goes_on():
+            shortest = min((each.limit for each in list(self.watched.values())), default=1.0)
+            time.sleep(max(shortest / 4, _SHORTEST))
+            for key, each in list(self.watched.items()):
+                slots = each.slots()
+                if slots is None or (slots.ending and not slots.workers):
+                    self.watched.pop(key, None)
+                else:
+                    with contextlib.suppress(Exception):  # A broken handler of `logging`.
+                        each.look(slots)
+                del slots
+
+    def _goes_on(self) -> bool:
+        with self._lock:
+            if not self.watched:
+                self._thread = None
+            return self._thread is not None
+
+
+_watcher = _Watcher()
+
+
+def watch(slots: Slots, limit: float) -> None:
+    """Have what takes longer than `limit` seconds on `slots` logged."""
+    _watcher.add(slots, limit)
+
+
+def _forget() -> None:
+    global _watcher
+    _watcher = _Watcher()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,122 @@
+"""What a service does at one moment, in numbers; read off the state that it works with.
+
+Loaded when somebody asks. Nothing is counted for it on the way of a submission, but for
+what each worker counts of its own.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from .locking import locked
+from .state import Slots
+from .submission import PENDING, clock
+
+_SECOND = 1e9
+#: How many of the queue are looked at for one that has not been cancelled.
+_FEW = 100
+
+
+class Stats(NamedTuple):
+    """What a service does at one moment.
+
+    Every submission that was accepted is in one of `queued`, `running`, `completed`,
+    `failed` and `cancelled`; `submitted` is their sum. The totals count from when the
+    service was made.
+    """
+
+    #: How many bodies may hold a slot at once; None for no bound.
+    bound: int | None
+    #: Submissions that have not started, owed re-runs included.
+    queued: int
+    #: Bodies that have started and are not over, also those that wait.
+    running: int
+    #: Of these, bodies whose slot is lent to what they wait for,
+    lent: int
+    #: and bodies that wait to have a slot again.
+    resuming: int
+    #: Threads, and those of them that wait for work.
+    threads: int
+    idle_threads: int
+    #: Submissions that were accepted.
+    submitted: int
+    #: Bodies that have returned.
+    completed: int
+    #: Bodies that have raised, and submissions that could not be started.
+    failed: int
+    #: Submissions that were cancelled.
+    cancelled: int
+    #: Submissions that `max_queued` has refused.
+    refused: int
+    #: Seconds since a body was last over; None where none has been.
+    seconds_since_completion: float | None
+    #: For how many seconds the first of what is queued has waited; 0.0 where nothing is.
+    longest_wait: float
+
+
+def stats(slots: Slots) -> Stats:
+    """The numbers of `slots`. Takes the lock of the slow path, which `submit` never does."""
+    return locked(_stats, slots)
+
+
+_of_worker = operator.attrgetter("fn", "future", "lend", "begun", "completed", "failed")
+_of_slots = operator.attrgetter("cancelled", "dead", "completed", "failed", "refused")
+
+
+def _stats(slots: Slots) -> Stats:
+    # One call in C: with a GIL no other thread comes in between. Without one, what moves
+    # meanwhile may be counted where it was, where it is, or at both.
+    parts: list[Callable[[], Any]] = [
+        partial(len, slots.queue),
+        partial(len, slots.owed),
+        partial(list, map(_of_worker, slots.workers)),
+        partial(_of_slots, slots),
+    ]
+    length, owed, workers, totals = list(map(operator.call, parts))
+    cancelled, dead, completed, failed, refused = totals
+    running = lent = threads = taken = 0
+    for fn, future, lend, begun, returned, raised in workers:
+        running += fn is not None
+        taken += fn is None and future is not None
+        lent += lend is not None
+        threads += begun
+        completed += returned
+        failed += raised
+    queued = max(0, length + taken - dead) + owed
+    now = clock()
+    last = max((worker.last_end() for worker in slots.workers), default=0)
+    last = max(last, slots.last_end)
+    return Stats(
+        bound=slots.max_workers,
+        queued=queued,
+        running=running,
+        lent=lent,
+        resuming=len(slots.resuming),
+        threads=threads,
+        idle_threads=sum(wake.worker.begun for wake in (*slots.free, *slots.spare)),
+        submitted=queued + running + completed + failed + cancelled,
+        completed=completed,
+        failed=failed,
+        cancelled=cancelled,
+        refused=refused,
+        seconds_since_completion=(now - last) / _SECOND if last else None,
+        longest_wait=_longest_wait(slots, now) if queued else 0.0,
+    )
+
+
+def _longest_wait(slots: Slots, now: int) -> float:
+    since = now
+    for place in range(_FEW):
+        try:
+            future = slots.queue[place]
+        except IndexError:
+            return 0.0
+        since = future.serial
+        # Otherwise it was cancelled, or has started with a lent slot.
+        if future.state is PENDING:
+            break
+    # Those that were not looked at have not waited longer than the last that was.
+    return (now - since) / _SECOND
