@@ -22,13 +22,13 @@ from .installing import install, installed
 from .service import Service
 
 if TYPE_CHECKING:
+    # So that annotations and lists of futures mean the same before and after the change.
+    from concurrent.futures import Future
+
     from ._core.stats import Stats
     from ._core.tasks import Task
     from .asking import dump_on_signal
     from .dumping import dump
-
-    # So that annotations and lists of futures mean the same before and after the change.
-    from concurrent.futures import Future
 else:
     from ._core.future import Future
 

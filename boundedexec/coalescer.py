@@ -24,7 +24,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from ._core.graph import node_of
 from ._core.locking import headroom
 from ._core.outstanding import check_idle
-from ._core.pool import admitting, check_accepts, publish
+from ._core.pool import admitting, check_accepts, see_to
 from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
@@ -243,7 +243,8 @@ class Coalescer(Runs, Generic[K]):
                 check_accepts(slots)
             if slots.recorder is not None:
                 slots.recorder.submitted(run)
-        publish(slots, run, owed)
+        slots.queue.append(run)
+        see_to(slots, run, owed)
         if run.watch is not None:
             _ring_waiters(run)  # explore: queued-rings
 

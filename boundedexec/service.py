@@ -19,7 +19,7 @@ from ._core.blocking import SlotYielded
 from ._core.future import Future
 from ._core.locking import headroom, locked
 from ._core.outstanding import wait_idle
-from ._core.pool import admit, close, join, make_slots, publish, retire, take_out
+from ._core.pool import admit, close, join, make_slots, retire, see_to, take_out
 from ._core.slots import look, set_bound
 from ._core.state import Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
@@ -161,7 +161,11 @@ class Service(concurrent.futures.Executor):
         if slots.checked:
             admit(slots, future)
         try:
-            publish(slots, future)
+            slots.queue.append(future)  # explore: queued-then-look
+            # Queued, so look. Where a signal is on its way, the worker looks when it has
+            # arrived.
+            if (slots.free and slots.quiet) or slots.refusal is not None:
+                see_to(slots, future)
         except BaseException:
             # Nobody has the future. Claimed without a call: there may be no frame for one.
             try:
@@ -346,9 +350,11 @@ def _checked_bound(max_workers: Any) -> int | None:
 
 def _checked_integer(name: str, value: Any, least: int | None = None) -> int:
     try:
-        number = operator.index(None if isinstance(value, bool) else value)
+        number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an int, not {value!r}") from None
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be {least} or more, not {value!r}")
     return number

@@ -231,6 +231,7 @@ def _start(worker: Worker, lend: Lend) -> bool:
         worker.fn = fn
     except AttributeError:
         return False
+    worker.borrowed += 1
     _discard(worker.slots.queue, future)
     return True
 

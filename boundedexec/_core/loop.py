@@ -38,6 +38,12 @@ class LateCall(Protocol):
         """Its outcome is known; the callbacks have not run. Still part of the body."""
 
 
+# How many submissions a worker takes up between two looks at the clock, and what each of
+# them may take on average for that, in nanoseconds.
+_LONGEST_BURST = 32
+_QUICK = 20_000
+
+
 def broken_error() -> BrokenThreadPool:
     return BrokenThreadPool("A thread initializer failed, the thread pool is not usable anymore")
 
@@ -112,44 +118,68 @@ def _break(slots: Slots, exception: BaseException) -> None:
 def _serve(worker: Worker) -> None:
     """Execute what is queued until nothing is, or the slot is needed elsewhere."""
     slots = worker.slots
-    while True:
+    while worker.slot:
         if slots.resuming or slots.opened > slots.bound:
             with guard.lock:
                 if not keep(worker):  # explore: give-way
                     break
+        _look_at_clock(worker)
         try:  # explore: take-then-consume
             # Into the field at once: an exception from outside cannot come in between.
-            for worker.future in slots.pops:
-                break
+            for worker.future in worker.pops:  # noqa: B020
+                if worker.signalled:
+                    _consume_signal(worker)
+                future: Any = worker.future
+                try:
+                    # The claim and the state; nothing is called in between.
+                    fn = future.fn  # explore: claim-by-worker
+                    del future.fn
+                    future.state = RUNNING
+                    worker.fn = fn
+                except AttributeError:
+                    _pass_over(worker, future)
+                    continue
+                _execute(worker, future, fn)
+                future = fn = None
+                if not worker.slot or worker.lend is not None or worker.debts:
+                    _settle(worker)
+                if not worker.slot or slots.resuming or slots.opened > slots.bound:
+                    break
         except IndexError:
+            if worker.future is not None:
+                raise
+            worker.missed += 1
             break
-        if worker.signalled:
-            _consume_signal(worker)
-        future = worker.future
-        try:
-            # The claim and the state; nothing is called in between.
-            fn = future.fn  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-            # explore: claim-by-worker
-            del future.fn  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-            future.state = RUNNING  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-            worker.fn = fn
-        except AttributeError:
-            # Cancelled, or started with a lent slot.
-            if slots.dead and future is not None and future.cancelled():
-                exactly(slots.drop_dead)
-            worker.future = future = None
-            continue
-        _execute(worker, future, fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        future = fn = None
-        if not worker.slot or worker.lend is not None or worker.debts:
-            with guard.lock:
-                end_debts(worker)  # explore: end-debts
-            if slots.observers:
-                check_idle(slots)
-            if not worker.slot:
-                break
     if worker.signalled:
         _consume_signal(worker)
+
+
+def _look_at_clock(worker: Worker) -> None:
+    """Decide how many submissions it takes up before it looks again.
+
+    A look costs a tenth of a short body. So bodies that take no time share one, and those
+    that take some have one each.
+    """
+    now = clock()
+    quick = now - worker.since < worker.burst * _QUICK
+    worker.since = now
+    worker.take_steps(min(2 * worker.burst, _LONGEST_BURST) if quick else 1)
+
+
+def _pass_over(worker: Worker, future: Submission[Any]) -> None:
+    """It was cancelled, or has started with a lent slot."""
+    worker.passed += 1
+    worker.future = None
+    if worker.slots.dead and future.cancelled():
+        exactly(worker.slots.drop_dead)
+
+
+def _settle(worker: Worker) -> None:
+    """A body is over that has lent its slot, has a lent one, or has given one away."""
+    with guard.lock:
+        end_debts(worker)  # explore: end-debts
+    if worker.slots.observers:
+        check_idle(worker.slots)
 
 
 def _consume_signal(worker: Worker) -> None:
@@ -169,7 +199,7 @@ def _idles(worker: Worker) -> bool:
     slots = worker.slots
     if slots.ending and not slots.queue:
         return False
-    worker.idled = clock(), worker.completed + worker.failed
+    worker.idled = clock()
     # explore: idle-signalled
     worker.signalled = True  # Who takes it out of `free` wakes it with the signal.
     # Idle and free in one step. From here on it looks for what others may have added
@@ -277,12 +307,13 @@ def _works_without(worker: Worker) -> bool:
             ends = slots.ending
             idles = not (borrowed or worker.slot or ends)
             if idles:
-                worker.idled = clock(), worker.completed + worker.failed
+                worker.idled = clock()
                 slots.spare.append(worker.wake)
         if executed and slots.observers:
             check_idle(slots)
         executed = borrowed
         if borrowed:
+            worker.since = clock()
             _execute(worker, worker.future, worker.fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         elif idles and not _wait_for_wake(worker):
             return False
@@ -306,7 +337,6 @@ def _borrow_next(worker: Worker, executed: bool) -> bool:
 
 def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     """Run a submission whose claim this worker has, callbacks included."""
-    worker.since = clock()
     if worker.slots.checked and not _may_start(worker, future):
         return
     late: LateCall | None = None
@@ -324,6 +354,7 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         else:
             future.value = run(fn, *args, **future.kwargs)
     except BaseException as exception:
+        worker.failed += 1
         future.failure = _failure(future, fn, exception)
     args = future.args = ()
     if late is not None:
@@ -334,14 +365,13 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         future.state = FINISHED
     else:
         _end(worker, future, run, late)
-    future.kwargs = None
-    if future.context is None and worker.blank:
+    if future.kwargs is not None:
+        future.kwargs = None
+    if future.context is not None:
+        future.context = None
+    elif worker.blank:
         worker.renew_context()
-    future.context = worker.future = worker.fn = None
-    if future.failure is None:
-        worker.completed += 1
-    else:
-        worker.failed += 1
+    worker.future = worker.fn = None
     # Tracebacks lead here through `f_back`: no way from here to the future.
     del future, fn, run, late
 

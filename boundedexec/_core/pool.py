@@ -78,20 +78,18 @@ def _refuses(slots: Slots) -> bool:
     return body is None or body.slots.settings.daemon
 
 
-def publish(slots: Slots, future: Submission[Any], owed: bool = False) -> None:
-    """Queue a submission, and see to it that it is started when it may be.
+def see_to(slots: Slots, future: Submission[Any], owed: bool = False) -> None:
+    """A submission was queued: see to it that it is started when it may be.
 
     Takes no lock. What it raises, but for a Ctrl-C, says that the submission was not
     accepted; the claim is the caller's then.
     """
-    slots.queue.append(future)  # explore: queued-then-look
-    # Queued, so look. For a shutdown first: it may have returned meanwhile, and then no
-    # thread may be woken any more; if not, it sees what is queued.
+    # For a shutdown first: it may have returned meanwhile, and then no thread may be woken
+    # any more; if not, it sees what is queued.
     refusal = None if owed and not slots.broken else slots.refusal
     if refusal is not None and _refuses(slots) and future.claim():
         take_out(slots, future)  # explore: refused-take-out
         raise refusal()
-    # Where a signal is on its way, the worker looks when it has arrived.
     if slots.free and slots.quiet:
         _signal_for(slots, future)
 

@@ -42,12 +42,11 @@ class _Watched:
 
     def look(self, slots: Slots) -> None:
         before = clock() - int(self.limit * _SECOND)
-        for worker in locked(list, slots.workers):
-            future = worker.future
-            if future is not None and worker.since < before and worker.fn is not None:
-                if self._logged.get(worker) != worker.since:
-                    self._logged[worker] = worker.since
-                    self._log_body(worker)
+        for worker in _workers(slots):
+            since = worker.since
+            if worker.fn is not None and since < before and self._logged.get(worker) != since:
+                self._logged[worker] = since
+                self._log_body(worker)
         late = [f for f in _queued_before(slots, before) if f.serial > self._queued_logged]
         if late:
             self._queued_logged = max(future.serial for future in late)
@@ -68,7 +67,7 @@ class _Watched:
     def _log_queued(self, slots: Slots, late: list[Submission[int]]) -> None:
         first = late[0]
         call = name_of(call_of(first)) + shortened(first.args or (), first.kwargs or {})
-        holders = [worker for worker in locked(list, slots.workers) if worker.fn is not None]
+        holders = [worker for worker in _workers(slots) if worker.fn is not None]
         words = [f"{describe_call(worker)} on {worker.name}" for worker in holders[:_HOLDERS]]
         if len(holders) > _HOLDERS:
             words.append(f"and {len(holders) - _HOLDERS} more")
@@ -80,6 +79,10 @@ class _Watched:
             call,
             ", ".join(words) or "no body",
         )
+
+
+def _workers(slots: Slots) -> list[Worker]:
+    return locked(lambda: list(slots.workers))
 
 
 def _queued_before(slots: Slots, before: int) -> list[Submission[int]]:

@@ -62,8 +62,8 @@ class Worker(ListedThread):
     # object with thirty attributes or more is slow to read otherwise.
     __slots__ = (
         "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
-        "node", "blank", "run", "presets", "since", "moved",
-        "completed", "failed", "idled",
+        "node", "blank", "run", "presets", "pops", "steps",
+        "burst", "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, name: str, slot: bool) -> None:
@@ -98,14 +98,25 @@ class Worker(ListedThread):
         self.run: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
-        #: When its body began, on the clock of `Submission.serial`.
+        #: Takes submissions out of the queue, at most `burst`: `IndexError` where there is
+        #: none. `steps` counts them.
+        self.pops: Iterator[Submission[Any]] = iter(())
+        self.steps: Iterator[Any] = itertools.repeat(None, 0)
+        self.burst = 0
+        #: How many `pops` and those before it would have taken in all.
+        self.granted = 0
+        #: How often it found the queue empty, and took what had been cancelled or started.
+        self.missed = self.passed = 0
+        #: How many submissions it has begun with a lent slot.
+        self.borrowed = 0
+        #: How many of its bodies have raised.
+        self.failed = 0
+        #: When its body began, on the clock of `Submission.serial`; see `loop._burst`.
         self.since = 0
+        #: When it went idle after its last body; 0 before.
+        self.idled = 0
         #: [lock] When it last began to wait, gave its slot away, or went on.
         self.moved = 0
-        #: How many bodies have returned here, and how many have raised.
-        self.completed = self.failed = 0
-        #: When it last went idle, and how many bodies were over by then.
-        self.idled = (0, 0)
 
     def work(self) -> None:
         self.begun = True
@@ -117,10 +128,20 @@ class Worker(ListedThread):
         self.blank = Context()
         self.run = self.blank.run
 
-    def last_end(self) -> int:
-        """When the last body here was over, nearly; 0 where none is."""
-        time, ended = self.idled
-        return self.since if self.completed + self.failed > ended else time
+    def begun_bodies(self) -> int:
+        """How many bodies have begun here: what it took and has not passed over."""
+        left = operator.length_hint(self.steps)
+        return self.granted - left - self.missed - self.passed + self.borrowed
+
+    def take_steps(self, burst: int) -> None:
+        steps = itertools.repeat(self.slots.queue, burst)
+        pops = map(_first, steps)
+        granted = self.granted - operator.length_hint(self.steps) + burst
+        # Nothing is called in between: who counts sees all of it or nothing.
+        self.burst = burst
+        self.steps = steps
+        self.pops = pops
+        self.granted = granted
 
     def gone(self) -> None:
         with guard.lock:
@@ -181,9 +202,9 @@ class Slots(Owner):
     __slots__ = (
         "settings", "work", "bound", "propagate", "checked", "refusal", "grace_ends", "cancelling",
         "broken", "ending", "recorder", "service", "_numbers", "opened", "free", "queue", "quiet",
-        "takes", "frees", "pops", "resuming", "lends", "fetcher", "preparing",
+        "takes", "frees", "resuming", "lends", "fetcher", "preparing",
         "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit", "owed",
-        "observers", "completed", "failed", "refused", "last_end", "__weakref__",
+        "observers", "begun", "failed", "refused", "last_end", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -226,7 +247,7 @@ class Slots(Owner):
         self._empty_queue()
         self._empty_workers()
         #: [lock] What workers that have ended have counted; and what failed without a body.
-        self.completed = self.failed = 0
+        self.begun = self.failed = 0
         #: [lock] When the last body of a worker that has ended was over.
         self.last_end = 0
         #: [lock] How many submissions `max_queued` has refused.
@@ -250,10 +271,9 @@ class Slots(Owner):
         self.takes: Iterator[Wake] = map(
             _last, map(_take, itertools.repeat(self.quiet), itertools.repeat(SIGNAL))
         )
-        #: Takes a worker out of `free`, a submission out of `queue`, and a worker out of
-        #: `spare` [lock]: `IndexError` where there is none.
+        #: Takes a worker out of `free`: `IndexError` where there is none. (And `spares`,
+        #: out of `spare`.)
         self.frees: Iterator[Wake] = map(_last, itertools.repeat(self.free))
-        self.pops: Iterator[Submission[Any]] = map(_first, itertools.repeat(self.queue))
 
     def _empty_workers(self) -> None:
         #: [lock] Bodies that want a slot back, in order; they go before the queue. Not empty
@@ -303,9 +323,9 @@ class Slots(Owner):
     def discharge(self, worker: Worker) -> None:
         """A worker has ended: keep what it has counted."""
         if self.workers.pop(worker, self) is None:
-            self.completed += worker.completed
+            self.begun += worker.begun_bodies()
             self.failed += worker.failed
-            self.last_end = max(self.last_end, worker.last_end())
+            self.last_end = max(self.last_end, worker.idled)
 
     def drop_dead(self) -> None:
         """One that was cancelled has left the queue."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from .locking import locked
-from .state import Slots
+from .state import Slots, Worker
 from .submission import PENDING, clock
 
 _SECOND = 1e9
@@ -62,33 +63,44 @@ def stats(slots: Slots) -> Stats:
     return locked(_stats, slots)
 
 
-_of_worker = operator.attrgetter("fn", "future", "lend", "begun", "completed", "failed")
-_of_slots = operator.attrgetter("cancelled", "dead", "completed", "failed", "refused")
+_of_worker = operator.attrgetter(
+    "fn", "future", "lend", "begun", "failed", "granted", "missed", "passed", "borrowed"
+)
+_future = operator.attrgetter("future")
+_steps = operator.attrgetter("steps")
+_of_slots = operator.attrgetter("cancelled", "dead", "begun", "failed", "refused")
 
 
 def _stats(slots: Slots) -> Stats:
     # One call in C: with a GIL no other thread comes in between. Without one, what moves
     # meanwhile may be counted where it was, where it is, or at both.
+    workers = slots.workers
     parts: list[Callable[[], Any]] = [
         partial(len, slots.queue),
         partial(len, slots.owed),
-        partial(list, map(_of_worker, slots.workers)),
+        partial(list, map(_of_worker, workers)),
+        partial(list, map(operator.length_hint, map(_steps, workers))),
+        partial(list, map(getattr, map(_future, workers), repeat("failure"), repeat(None))),
         partial(_of_slots, slots),
     ]
-    length, owed, workers, totals = list(map(operator.call, parts))
-    cancelled, dead, completed, failed, refused = totals
-    running = lent = threads = taken = 0
-    for fn, future, lend, begun, returned, raised in workers:
+    length, owed, facts, lefts, failures, totals = list(map(operator.call, parts))
+    cancelled, dead, begun, failed, refused = totals
+    running = lent = threads = taken = failing = 0
+    for fact, left, failure in zip(facts, lefts, failures, strict=True):
+        fn, future, lend, started, raised, granted, missed, passed, borrowed = fact
         running += fn is not None
+        failing += failure is not None  # It has raised, and its callbacks run.
         taken += fn is None and future is not None
         lent += lend is not None
-        threads += begun
-        completed += returned
+        threads += started
         failed += raised
+        begun += granted - left - missed - passed + borrowed
+    failed -= failing
+    # What a worker has taken and not claimed yet is neither in the queue nor running.
+    begun -= taken
     queued = max(0, length + taken - dead) + owed
     now = clock()
-    last = max((worker.last_end() for worker in slots.workers), default=0)
-    last = max(last, slots.last_end)
+    last = max(slots.last_end, *map(_last_end, workers), 0)
     return Stats(
         bound=slots.max_workers,
         queued=queued,
@@ -97,14 +109,21 @@ def _stats(slots: Slots) -> Stats:
         resuming=len(slots.resuming),
         threads=threads,
         idle_threads=sum(wake.worker.begun for wake in (*slots.free, *slots.spare)),
-        submitted=queued + running + completed + failed + cancelled,
-        completed=completed,
+        submitted=queued + begun + cancelled,
+        completed=begun - running - failed,
         failed=failed,
         cancelled=cancelled,
         refused=refused,
         seconds_since_completion=(now - last) / _SECOND if last else None,
         longest_wait=_longest_wait(slots, now) if queued else 0.0,
     )
+
+
+def _last_end(worker: Worker) -> int:
+    """When the last body of `worker` was over, nearly; 0 where none is."""
+    over = worker.begun_bodies() > (worker.fn is not None)
+    # Where it has not gone idle since, its next body began when that was over.
+    return max(worker.idled, worker.since) if over and worker.fn is not None else worker.idled
 
 
 def _longest_wait(slots: Slots, now: int) -> float:
