@@ -68,20 +68,24 @@ def _lines(slots: Slots) -> Iterator[str]:
 
 
 def _in_words(now: Stats) -> str:
-    bound = "no bound" if now.bound is None else f"{now.bound:,} slots"
+    bound = "no bound" if now.bound is None else _counted(now.bound, "slot")
     words = f"{bound}, {now.running:,} running"
     if now.lent or now.resuming:
         words += f" ({now.lent:,} lending, {now.resuming:,} resuming)"
     words += f", {now.queued:,} queued"
     if now.queued:
         words += f" (the first for {now.longest_wait:.1f} s)"
-    words += f", {now.threads:,} threads ({now.idle_threads:,} idle); {now.completed:,} completed"
+    words += f", {_counted(now.threads, "thread")} ({now.idle_threads:,} idle); {now.completed:,} completed"
     words += f", {now.failed:,} failed, {now.cancelled:,} cancelled"
     if now.refused:
         words += f", {now.refused:,} refused"
     if now.seconds_since_completion is not None:
         words += f", the last {now.seconds_since_completion:.1f} s ago"
     return words
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def _title(task: Task) -> str:

@@ -72,10 +72,9 @@ class _Watched:
         if len(holders) > _HOLDERS:
             words.append(f"and {len(holders) - _HOLDERS} more")
         _logger.warning(
-            "%d submissions have waited more than %.1f s for a slot, the first is %s;"
-            " the slots are held by %s",
-            len(late),
+            "waiting more than %.1f s for a slot: %d, the first is %s; the slots are held by %s",
             self.limit,
+            len(late),
             call,
             ", ".join(words) or "no body",
         )
