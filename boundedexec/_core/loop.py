@@ -325,15 +325,14 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         future.value = result
         del result
     args = future.args = ()
-    if late is not None or future.watch is not None:
-        _end(worker, future, run, late)
+    if late is not None:
+        late.leave()
+    future.state = ENDING  # explore: stored-then-watch
+    # Stored, so look: a thread that makes a Watch does so in the other order.
+    if late is None and future.watch is None:
+        future.state = FINISHED
     else:
-        future.state = ENDING  # explore: stored-then-watch
-        # Stored, so look: a thread that makes a Watch does so in the other order.
-        if future.watch is None:
-            future.state = FINISHED
-        else:
-            _end(worker, future, run, None)
+        _end(worker, future, run, late)
     if future.kwargs is not None:
         future.kwargs = None
     if future.context is not None:
@@ -375,14 +374,9 @@ def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
 def _end(
     worker: Worker, future: Submission[Any], run: Callable[..., Any], late: LateCall | None
 ) -> None:
-    """Finish a submission that somebody watches, or that others follow."""
-    if late is not None:
-        late.leave()
-    future.state = ENDING
-    if future.watch is None:
-        future.state = FINISHED
-    else:
-        future.close()  # explore: end-closes
+    """Finish a submission whose outcome is stored, where somebody watches it or others
+    follow it."""
+    future.close()  # explore: end-closes
     if late is not None:
         late.go_on()
     if future.watch is not None and future.watch.callbacks:
@@ -402,10 +396,8 @@ def _bury(worker: Worker, exception: BaseException) -> None:
     if future is not None and (claimed or future.claim()):
         if future.state is RUNNING:
             future.fail(exception, "a submission whose worker ended")
-        elif future.watch is not None:
-            future.settle()
         else:
-            future.state = FINISHED
+            future.settle()
     worker.future = worker.fn = None
     with guard.lock:
         _is_taken_out(worker)
