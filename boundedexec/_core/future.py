@@ -89,13 +89,11 @@ class Future(Submission[T]):
         try:
             if not self.done() and (timeout is None or timeout > 0):
                 node = _WaitForOne(self)
-                if current_body() is None:
-                    node.listen()
                 block(node, None if timeout is None else time.monotonic() + timeout)
             if not self.done():
                 queued = "the submission has not started: no slot was free for it"
                 raise concurrent.futures.TimeoutError(*([queued] if is_queued(self) else []))
-            if self.cancelled():
+            if self.state is not FINISHED:
                 raise CancelledError
         finally:
             if node is not None and node.listening:

@@ -105,11 +105,12 @@ def wait(
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(f"invalid return condition: {return_when!r}")
     deadline = None if timeout is None else time.monotonic() + timeout
-    waiting = _WaitForSeveral(futures, return_when)
-    if not waiting.over() and (timeout is None or timeout > 0):
+    if timeout is None or timeout > 0:
+        waiting = _WaitForSeveral(futures, return_when)
         try:
-            waiting.listen()
-            block(waiting, deadline)
+            if not waiting.over():
+                waiting.listen()
+                block(waiting, deadline)
         finally:
             waiting.uninstall()
     done = {future for future in futures if future.done()}

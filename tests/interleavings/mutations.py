@@ -189,7 +189,7 @@ MUTATIONS = [
     Mutation(
         "stored-then-watch",
         "the end looks for a Watch before the outcome is stored",
-        "swap",
+        "future.state = FINISHED if future.watch is None else ENDING",
         "result_beside_an_end",
         "free",
     ),
