@@ -21,7 +21,7 @@ from ._core.outstanding import check_idle
 from ._core.pool import threads
 from ._core.slots import open_one
 from ._core.state import Slots, Worker
-from ._core.submission import Submission
+from ._core.submission import NOBODY, Submission
 from .service import Service, slots_of
 
 __all__ = ["ThreadPoolExecutor"]
@@ -39,7 +39,7 @@ class _WorkItem:
         self.task = self.fn, self.args, self.kwargs
         self.future = future
         future.forget()
-        future.owner = None
+        future.owner = NOBODY
         future.state = "PENDING"
         future.fn = True
 
@@ -69,10 +69,10 @@ class _WorkQueue:
             if future.args is None:
                 future.cancel_even_if_shared()  # A Coalescer's run: its callable is not known.
                 continue
-            taken = future.take()
-            if taken is not None:
+            fn: Any = getattr(future, "fn", None)
+            if future.claim():
                 check_idle(self._slots)
-                return _WorkItem(future, taken)
+                return _WorkItem(future, fn)
 
     def get_nowait(self) -> _WorkItem:
         return self.get(block=False)

@@ -75,7 +75,7 @@ def _in_words(now: Stats) -> str:
     words += f", {now.queued:,} queued"
     if now.queued:
         words += f" (the first for {now.longest_wait:.1f} s)"
-    words += f", {_counted(now.threads, "thread")} ({now.idle_threads:,} idle); {now.completed:,} completed"
+    words += f", {_counted(now.threads, 'thread')} ({now.idle_threads:,} idle); {now.completed:,} completed"
     words += f", {now.failed:,} failed, {now.cancelled:,} cancelled"
     if now.refused:
         words += f", {now.refused:,} refused"

@@ -7,11 +7,22 @@ import pickle
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from helpers import LIMIT, NewService, every_executor, fail, holding, run_script
+from helpers import (
+    LIMIT,
+    AnyFuture,
+    NewService,
+    every_executor,
+    fail,
+    holding,
+    run_script,
+    submit_knowing,
+)
 
+import boundedexec
 from boundedexec import Coalescer, Service, ThreadPoolExecutor
 
 # Pickling and copying
@@ -163,22 +174,69 @@ def test_a_coalescer_says_how_many_keys_are_in_flight_and_where() -> None:
         assert repr(coalescer) == f"<Coalescer keys=0 of {service!r}>"
 
 
-def test_a_future_says_its_state_and_what_came_of_it() -> None:
+def said(future: AnyFuture) -> str:
+    """Its `repr`, without the address."""
+    return re.sub(r" at 0x\w+ ", " ", repr(future))
+
+
+def test_a_future_says_its_state_its_callable_and_what_came_of_it() -> None:
     with Service(1) as service:
         with holding(service):
-            pending, cancelled = service.submit(int), service.submit(int)
+            pending, cancelled = service.submit(int), service.submit(partial(int, "3"))
+            assert said(cancelled) == "<Future of int state=pending>"
             cancelled.cancel()
-            assert re.fullmatch(r"<Future at 0x\w+ state=pending>", repr(pending))
-            assert re.fullmatch(r"<Future at 0x\w+ state=cancelled>", repr(cancelled))
+            assert said(pending) == "<Future of int state=pending>"
+            assert said(cancelled) == "<Future state=cancelled>"
         failed = service.submit(divmod, 1, 0)
-        running: Any = service.submit(lambda: repr(running))
+        running = submit_knowing(service, said)
         assert service.block_till_done(LIMIT)
-        assert re.fullmatch(r"<Future at 0x\w+ state=running>", running.result(LIMIT))
-        assert re.fullmatch(r"<Future at 0x\w+ state=finished returned int>", repr(pending))
-        assert re.fullmatch(
-            r"<Future at 0x\w+ state=finished raised ZeroDivisionError>", repr(failed)
-        )
+        assert running.result(LIMIT) == "<Future of said state=running>"
+        assert said(pending) == "<Future state=finished returned int>"
+        assert said(failed) == "<Future of divmod state=finished raised ZeroDivisionError>"
         assert isinstance(failed.exception(LIMIT), ZeroDivisionError)
+
+
+def test_a_future_whose_callable_has_no_name_and_no_truth_says_its_type() -> None:
+    class Odd:
+        def __bool__(self) -> bool:
+            raise AssertionError("asked whether it is true")
+
+        def __call__(self) -> str:
+            return said(odd)
+
+    with Service(1) as service:
+        with holding(service):
+            odd = service.submit(Odd())
+            assert re.fullmatch(r"<Future of \S*Odd state=pending>", said(odd))
+        assert re.fullmatch(r"<Future of \S*Odd state=running>", odd.result(LIMIT))
+
+
+def test_a_run_says_its_callable_while_it_is_queued_or_owed_and_while_it_executes() -> None:
+    with Service(1) as service:
+        coalescer = Coalescer[str](service)
+        entered, gate = threading.Event(), threading.Event()
+
+        def body() -> str:
+            entered.set()
+            gate.wait(LIMIT)
+            return said(queued)
+
+        with holding(service):
+            queued = coalescer.submit("key", body)
+            assert re.fullmatch(r"<Future of \S*body state=pending>", said(queued))
+        assert entered.wait(LIMIT)
+        owed = coalescer.submit("key", divmod, 1, 1)
+        assert said(owed) == "<Future of divmod state=pending>"
+        gate.set()
+        assert re.fullmatch(r"<Future of \S*body state=running>", queued.result(LIMIT))
+
+
+def test_a_bare_future_says_its_state_alone() -> None:
+    future = boundedexec.Future[int]()
+    assert said(future) == "<Future state=pending>"
+    future.set_exception(KeyError())
+    assert said(future) == "<Future state=finished raised KeyError>"
+    assert isinstance(future.exception(), KeyError)
 
 
 # Subclasses

@@ -6,6 +6,7 @@ which is mutable, and sniffio's name of the event loop that runs here.
 
 from __future__ import annotations
 
+import functools
 import sys
 from contextvars import Context, ContextVar
 from typing import Any
@@ -16,32 +17,21 @@ def isolate(context: Context) -> None:
     if "decimal" in sys.modules:
         variable = _decimal_variable()
         if variable is not None and variable in context:
-            context.run(_copy_decimal_context)
+            context.run(variable.set, context[variable].copy())
     if "sniffio" in sys.modules:
         variable = getattr(sys.modules["sniffio"], "current_async_library_cvar", None)
         if variable is not None and variable in context:
             context.run(variable.set, None)
 
 
-#: In a list, once it has been looked for.
-_found: list[ContextVar[Any] | None] = []
-
-
+@functools.cache
 def _decimal_variable() -> ContextVar[Any] | None:
     """The variable of `decimal`'s context, which has no public name."""
-    if not _found:
-        import decimal  # noqa: PLC0415  # It was imported before, or this would not be called.
+    import decimal  # noqa: PLC0415  # It was imported before, or this would not be called.
 
-        blank = Context()
-        blank.run(decimal.getcontext)
-        _found.append(next(iter(blank), None))
-    return _found[0]
-
-
-def _copy_decimal_context() -> None:
-    import decimal  # noqa: PLC0415
-
-    decimal.setcontext(decimal.getcontext().copy())
+    blank = Context()
+    blank.run(decimal.getcontext)
+    return next(iter(blank), None)
 
 
 def preset(values: list[tuple[ContextVar[Any], Any]]) -> None:

@@ -1,45 +1,27 @@
-"""Future: what `submit` returns. A submission that can be waited for."""
+"""Future: what `submit` returns. A submission with all that a caller may do with it."""
 
 from __future__ import annotations
 
-import _thread
 import concurrent.futures
 import time
-from collections.abc import Iterable
-from concurrent.futures import CancelledError
+from collections.abc import Callable
+from concurrent.futures import CancelledError, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .blocking import block, seconds_left
-from .graph import Node
-from .locking import holding
-from .state import current_body
+from .blocking import block
+from .graph import Node, is_queued
+from .locking import headroom, holding
+from .reporting import Failure, name_of
+from .state import Slots, current_body
 from .stdlib_waits import Waiters
-from .submission import FINISHED, PENDING, Submission, Watch
+from .submission import ENDING, FINISHED, RUNNING, Callback, Submission, Watch, install, uninstall
 
 T = TypeVar("T")
 
 
-class _Sleeper:
-    """A waiter that sleeps on a lock, which is released to wake it."""
-
-    __slots__ = ("lock",)
-
-    def __init__(self) -> None:
-        self.lock = _thread.allocate_lock()
-        self.lock.acquire()
-
-    def add_result(self, future: Any) -> None:
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # It is awake.
-
-    add_exception = add_cancelled = add_result
-
-
 class _WaitForOne(Node):
-    """A body's wait for one future. A submission that its slot is lent to right away need
-    not tell it of its end: that is when the slot comes back."""
+    """A wait for one future. In a body, a submission that the slot is lent to right away
+    need not tell it of its end: that is when the slot comes back."""
 
     def __init__(self, future: Future[Any]) -> None:
         super().__init__()
@@ -74,14 +56,6 @@ class Future(Submission[T]):
 
     __slots__ = ()
 
-    if not TYPE_CHECKING:
-
-        @property
-        def _waiters(self) -> Any:
-            waiters = self.watched().waiters
-            # The stdlib's waits install themselves here: in a body, so that they lend.
-            return waiters if current_body() is None else Waiters(self, waiters)
-
     def result(self, timeout: float | None = None) -> T:
         """Return what the body returned, or raise what it raised.
 
@@ -90,92 +64,135 @@ class Future(Submission[T]):
         `CancelledError`, and in a body without a timeout `DeadlockError` where the wait
         could never end.
         """
-        failure = None
         try:
             if self.state is not FINISHED:
                 self._await(timeout)
-            failure = self.failure
-            if failure is None:
+            if self.failure is None:
                 return self.value  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
-            failure.asked = True
-            raise failure.exception
+            raise self.failure.ask()
         finally:
             # The traceback holds this frame: no way from there back to the future.
-            del self, failure
+            del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the body raised, None if it returned. Blocks and raises as `result`."""
         try:
             if self.state is not FINISHED:
                 self._await(timeout)
-            failure = self.failure
-            if failure is None:
-                return None
-            failure.asked = True
-            return failure.exception
+            return None if self.failure is None else self.failure.ask()
         finally:
             del self
 
     def _await(self, timeout: float | None) -> None:
         """Return once finished; raise if cancelled or out of time."""
+        node: _WaitForOne | None = None
         try:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            if not (self.done() or self._blocks_until_done(timeout, deadline)):
-                raise concurrent.futures.TimeoutError(*self._why_late())
-            if self.cancelled():
+            if not self.done() and (timeout is None or timeout > 0):
+                node = _WaitForOne(self)
+                block(node, None if timeout is None else time.monotonic() + timeout)
+            if not self.done():
+                queued = "the submission has not started: no slot was free for it"
+                raise concurrent.futures.TimeoutError(*([queued] if is_queued(self) else []))
+            if self.state is not FINISHED:
                 raise CancelledError
         finally:
-            del self  # As in `result`.
-
-    def _blocks_until_done(self, timeout: float | None, deadline: float | None) -> bool:
-        if timeout is not None and timeout <= 0:
-            return self.done()
-        if current_body() is None:
-            return self._sleep_until_done(deadline)
-        node = _WaitForOne(self)
-        try:
-            return block(node, deadline)
-        finally:
-            if node.listening:
+            if node is not None and node.listening:
                 uninstall(self, node)
-            del node, self
+            del node, self  # As in `result`.
 
-    def _sleep_until_done(self, deadline: float | None) -> bool:
-        sleeper = _Sleeper()
-        try:
-            install(self, sleeper)
-            # Installed, so look again: the thread that ended it before did not see this.
-            # explore: installed-so-look
-            while not self.done() and sleeper.lock.acquire(True, seconds_left(deadline)):
-                pass
-        finally:
-            if not self.done():
-                uninstall(self, sleeper)
-        return self.done()
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
+        """Call `fn(future)` once it is over: on the body's thread, as part of the body,
+        or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
+        if not self.done():
+            made = Watch()
+            made.callbacks.append(fn)
+            watch = self.watched(made)
+            if watch is made or holding(watch.lock, self._add_callback, watch, fn):
+                return
+        self.call_one(fn)
 
-    def _why_late(self) -> Iterable[str]:
-        if self.owner is None or self.state is not PENDING:
-            return ()
-        return ("the submission has not started: no slot was free for it",)
+    def _add_callback(self, watch: Watch, fn: Callback) -> bool:
+        if self.done():  # explore: callback-too-late
+            return False
+        watch.callbacks.append(fn)
+        return True
 
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else self.state
+        words = "running" if state is ENDING else state.lower()
+        if state is FINISHED:
+            failure = self.failure
+            outcome = self.value if failure is None else failure.exception
+            how = "returned" if failure is None else "raised"
+            words += f" {how} {type(outcome).__name__}"
+        name = self._name()
+        return f"<Future{name and f' of {name}'} at {id(self):#x} state={words}>"
 
-def install(future: Submission[Any], waiter: Any) -> None:
-    """Have `waiter` hear of the end of `future`; it may be over by now, so look again."""
-    made = Watch()
-    made.waiters.append(waiter)
-    # Under its lock, for the thread that made the Watch holds that until it knows whether
-    # it came too late.
-    watch = future.watched(made)
-    if watch is not made:
-        holding(watch.lock, watch.waiters.append, waiter)  # explore: install-under-lock
+    def _name(self) -> str:
+        """What its callable is called, where that is known: until it is over, and in a failure."""
+        if not isinstance(self.owner, Slots):
+            return ""
+        if self.failure is not None:
+            return self.failure.name
+        executing = [each.fn for each in list(self.owner.workers) if each.future is self]
+        known = [fn for fn in (getattr(self, "fn", None), *executing) if fn is not None]
+        return name_of(known[0]) if known else ""
 
+    def __reduce__(self) -> str:
+        raise TypeError("a Future cannot be pickled: it stands for a body in this process")
 
-def uninstall(future: Submission[Any], waiter: Any) -> None:
-    watch = future.watch
-    if watch is not None:
-        holding(watch.lock, _remove, watch.waiters, waiter)
+    # A bare future, in the hands of another executor.
 
+    def set_running_or_notify_cancel(self) -> bool:
+        """Mark a bare future as running. Returns False if it was cancelled."""
+        claimed = self.claim()
+        if not claimed and not self.cancelled():
+            raise RuntimeError(f"future in unexpected state: {self.state}")
+        return claimed
 
-def _remove(waiters: list[Any], waiter: object) -> None:
-    if waiter in waiters:
-        waiters.remove(waiter)
+    def set_result(self, result: T) -> None:
+        """Finish a bare future. Raises `InvalidStateError` if it is over."""
+        self._set(result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Finish a bare future. Raises `InvalidStateError` if it is over."""
+        self._set(None, exception)
+
+    def _set(self, value: T | None, exception: BaseException | None) -> None:
+        headroom()
+        holding(self.watched().lock, self._store, value, exception)
+        self.settle()
+
+    def _store(self, value: T | None, exception: BaseException | None) -> None:
+        """Under the lock of its Watch, for it may be set by two threads at once."""
+        if not (self.claim() or self.state is RUNNING):
+            raise InvalidStateError(f"{self.state}: {self!r}")
+        if exception is not None:
+            self.failure = Failure(exception, "a bare future", not self.reported)
+        self.value = value
+        self.state = ENDING
+
+    if not TYPE_CHECKING:
+        # What the stdlib's `wait`, `as_completed` and asyncio use; typed there as attributes.
+
+        @property
+        def _state(self) -> str:
+            self.done()  # It may be lost.
+            return self.state
+
+        @property
+        def _condition(self) -> Any:
+            self.done()
+            return self.watched().lock
+
+        @property
+        def _waiters(self) -> Any:
+            waiters = self.watched().waiters
+            # The stdlib's waits install themselves here: in a body, so that they lend.
+            return waiters if current_body() is None else Waiters(self, waiters)
+
+        def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+            """Done, cancelled, result, exception; from Python 3.14 on."""
+            done, cancelled = self.done(), self.cancelled()
+            exception = self.exception() if done and not cancelled else None
+            return done, cancelled, getattr(self, "value", None), exception

@@ -306,8 +306,8 @@ def waiting_for(node: Node) -> Iterator[Node]:
 
 
 def node_of(waiter: Any) -> Node | None:
-    """The wait that a waiter stands for; the stdlib's have it as an attribute, in a body."""
-    node: Any = getattr(waiter, "node", waiter)
+    """The wait that a waiter stands for; in a body, the stdlib's have it as their event."""
+    node: Any = getattr(waiter, "event", waiter)
     return node if isinstance(node, Node) else None
 
 

@@ -413,11 +413,9 @@ def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
 def _end(
     worker: Worker, future: Submission[Any], run: Callable[..., Any], late: LateCall | None
 ) -> None:
-    """Finish a submission that somebody watches, or that others follow."""
-    if future.watch is None:
-        future.state = FINISHED
-    else:
-        future.close()  # explore: end-closes
+    """Finish a submission whose outcome is stored, where somebody watches it or others
+    follow it."""
+    future.close()  # explore: end-closes
     if late is not None:
         late.go_on()
     if future.watch is not None and future.watch.callbacks:
@@ -437,10 +435,8 @@ def _bury(worker: Worker, exception: BaseException) -> None:
     if future is not None and (claimed or future.claim()):
         if future.state is RUNNING:
             future.fail(exception, "a submission whose worker ended")
-        elif future.watch is not None:
-            future.settle()
         else:
-            future.state = FINISHED
+            future.settle()
         worker.failed += 1
     worker.future = worker.fn = None
     with guard.lock:

@@ -21,12 +21,11 @@ class _Reports:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[BaseException, Context | None, str, tuple[object, ...]]]
-        self._waiting = deque()
+        self._waiting: deque[tuple[tuple[object, ...], BaseException, Context | None]] = deque()
         #: The threads that are logging.
         self._logging: set[int] = set()
         # Not globals: at the interpreter's end those may be gone.
-        self._log = _logger.error
+        self._log: Callable[..., None] = _logger.error
         self._ident = _thread.get_ident
         self._table: dict[int, threading.Thread] = vars(threading)["_active"]
         #: Stands in the table for a thread that is not there (it has all but ended, or
@@ -34,13 +33,10 @@ class _Reports:
         self._unlisted = threading.Thread(name="Dummy", daemon=False)
 
     def __call__(
-        self,
-        message: str,
-        *args: object,
-        exception: BaseException,
-        context: Context | None = None,
+        self, *message: object, exception: BaseException, context: Context | None = None
     ) -> None:
-        self._waiting.append((exception, context, message, args))
+        """Log `message`, a format and its arguments, in that context."""
+        self._waiting.append((message, exception, context))
         thread = self._ident()
         # Again, for one may come between the last look and the end.
         while self._waiting and thread not in self._logging:
@@ -57,19 +53,15 @@ class _Reports:
                     self._table.pop(thread)
 
     def _log_one(
-        self,
-        exception: BaseException,
-        context: Context | None,
-        message: str,
-        args: tuple[object, ...],
+        self, message: tuple[object, ...], exception: BaseException, context: Context | None
     ) -> None:
         # Not the exception itself: `logging` would ask whether it is true.
         info = type(exception), exception, exception.__traceback__
         if context is None:
-            self._log(message, *args, exc_info=info)
+            self._log(*message, exc_info=info)
         else:
             # A copy, for the context may be entered somewhere at this moment.
-            context.copy().run(self._log, message, *args, exc_info=info)
+            context.copy().run(self._log, *message, exc_info=info)
 
     def forget(self) -> None:
         """In a forked child no other thread is logging."""
@@ -90,13 +82,6 @@ def name_of(fn: object) -> str:
         return type(fn).__qualname__
 
 
-def _words(exception: BaseException) -> str:
-    try:
-        return repr(exception)
-    except BaseException:
-        return type(exception).__qualname__
-
-
 class Failure:
     """An exception and whether anybody asked for it. Reports it when dropped unasked."""
 
@@ -110,15 +95,21 @@ class Failure:
         self.asked = asked
         self.context = context
 
+    def ask(self) -> BaseException:
+        """The exception, for somebody who asked for it."""
+        self.asked = True
+        return self.exception
+
     def __del__(self, report: Callable[..., None] = report) -> None:
-        if not self.asked:
-            report(
-                "nobody asked for the exception of %s: %s",
-                self.name,
-                _words(self.exception),
-                exception=self.exception,
-                context=self.context,
-            )
+        # Nothing global in here, either.
+        if self.asked:
+            return
+        try:
+            words = repr(self.exception)
+        except BaseException:
+            words = type(self.exception).__qualname__
+        message = "nobody asked for the exception of %s: %s", self.name, words
+        report(*message, exception=self.exception, context=self.context)
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,10 +19,8 @@ from .reporting import Failure
 from .state import Slots
 from .submission import (
     CANCELLATION,
-    CANCELLED,
     CANCELLING,
     ENDING,
-    FINISHED,
     PENDING,
     RUNNING,
     Owner,
@@ -69,6 +67,12 @@ class Run(Future[Any]):
         self.following: Run | None = None
         #: The same, once this is over, until it is handed over.
         self.deferred: Run | None = None
+
+    @property
+    def func(self) -> object:
+        """What a person calls it by, see `name_of`."""
+        call = self.call
+        return self if call is None else call[0]
 
     def begin(self) -> Call | None:
         """Begin: what is to be called; None where it is over already."""
@@ -140,10 +144,7 @@ class Run(Future[Any]):
         runs.leave_run(self)  # Again, where a Ctrl-C came before it was done.
         self.let_go()
         self.failure = CANCELLATION
-        if self.watch is None:
-            self.state = CANCELLED
-        else:
-            self._become_cancelled()
+        self.settle()
 
     def decide(self, value: Any, failure: Failure | None) -> None:
         """Store the outcome and notify the waiters, unless it was cancelled before; the
@@ -156,10 +157,7 @@ class Run(Future[Any]):
         self.value = value
         self.failure = failure
         self.state = CANCELLING if failure is CANCELLATION else ENDING
-        if self.watch is not None:
-            self.close()
-        else:
-            self.state = CANCELLED if failure is CANCELLATION else FINISHED
+        self.close()
 
     def running(self) -> bool:
         inner = self.predecessor

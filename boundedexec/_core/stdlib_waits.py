@@ -10,12 +10,11 @@ import concurrent.futures
 import sys
 import threading
 import time
-from types import FrameType
+from collections import OrderedDict
 from typing import Any
 
 from .blocking import block
 from .graph import Node
-from .state import current_body
 from .submission import Submission, serial_of
 
 _STDLIB = concurrent.futures.wait.__code__.co_filename
@@ -24,44 +23,33 @@ _AllCompleted = concurrent.futures._base._AllCompletedWaiter  # pyright: ignore[
 
 
 class _StdlibWait(Node):
-    def __init__(self, pending: dict[Any, None], any: bool, event: threading.Event) -> None:
+    """The event of a waiter that a body installs, and what it waits for."""
+
+    def __init__(self, pending: dict[Any, None], any: bool) -> None:
         super().__init__()
         self.pending = pending
         self.any = any
-        self._event = event
+        self._is_set = False
 
     def over(self) -> bool:
-        return self._event.is_set()
-
-
-class _LendingEvent(threading.Event):
-    """The event of a waiter that a body installs."""
-
-    def __init__(self, waiter: Any, pending: dict[Any, None], any: bool) -> None:
-        super().__init__()
-        self._waiter = waiter
-        #: What the waiter is installed in, and futures of other packages.
-        self.pending = pending
-        self.any = any
-        self.node: Node | None = None
+        return self._is_set
 
     def set(self) -> None:
-        super().set()
-        if self.node is not None:
-            self.node.ring()
+        self._is_set = True
+        self.ring()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def install(self) -> None:
+        # It is installed. In the order of submission, in which slots are lent.
+        self.pending = OrderedDict.fromkeys(sorted(self.pending, key=serial_of))
 
     def wait(self, timeout: float | None = None) -> bool:
-        if current_body() is None or self.is_set() or (timeout is not None and timeout <= 0):
-            return super().wait(timeout)
-        # In the order of submission, in which slots are lent.
-        pending = dict.fromkeys(sorted(self.pending, key=serial_of))
-        # By the waiter, `graph` finds what waits for a future.
-        node = self.node = self._waiter.node = _StdlibWait(pending, self.any, self)
-        try:
-            return block(node, None if timeout is None else time.monotonic() + timeout)
-        finally:
-            self.node = self._waiter.node = None
-            del node
+        self.listen()
+        if self._is_set or (timeout is not None and timeout <= 0):
+            return self._is_set
+        return block(self, None if timeout is None else time.monotonic() + timeout)
 
 
 class Waiters:
@@ -74,36 +62,21 @@ class Waiters:
     def append(self, waiter: Any) -> None:
         event = getattr(waiter, "event", None)
         if type(event) is threading.Event:
-            every = isinstance(waiter, _AllCompleted)
-            others = _foreign(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
-            event = waiter.event = _LendingEvent(waiter, others, not every)
-        if isinstance(event, _LendingEvent):
+            event = waiter.event = _StdlibWait(_foreign(), not isinstance(waiter, _AllCompleted))
+        if isinstance(event, _StdlibWait):
             event.pending[self._future] = None
         self._waiters.append(waiter)
 
     def remove(self, waiter: Any) -> None:
-        event = getattr(waiter, "event", None)
-        if isinstance(event, _LendingEvent):
-            event.pending.pop(self._future, None)
         self._waiters.remove(waiter)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._waiters, name)
-
-    def __iter__(self) -> Any:
-        return iter(self._waiters)
-
-    def __len__(self) -> int:
-        return len(self._waiters)
+        event = getattr(waiter, "event", None)
+        if isinstance(event, _StdlibWait):
+            event.forget(self._future)
 
 
-def _foreign(frame: FrameType) -> dict[Any, None]:
+def _foreign() -> dict[Any, None]:
     """The futures of other packages among those that the stdlib's wait is for: they can
     end it, though they do not install themselves here."""
-    while frame.f_back is not None and frame.f_back.f_code.co_filename == _STDLIB:
-        frame = frame.f_back
-        if "fs" in frame.f_locals:
-            return {f: None for f in frame.f_locals["fs"] if not isinstance(f, Submission)}
-    if frame.f_code.co_filename == _STDLIB and "fs" in frame.f_locals:
-        return {f: None for f in frame.f_locals["fs"] if not isinstance(f, Submission)}
-    return {}
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    waited = frame.f_locals.get("fs", ()) if frame.f_code.co_filename == _STDLIB else ()
+    return {future: None for future in waited if not isinstance(future, Submission)}

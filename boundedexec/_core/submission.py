@@ -1,4 +1,4 @@
-"""A submission and its outcome: the claim, the states, the end. No waiting in here.
+"""A submission and its outcome: the claim, the states, the end. What a caller does is above.
 
 A submission and its future are one object, as lean as one can be: what only some
 futures need (a lock, waiters, callbacks) stands in a `Watch`, made by the first thread
@@ -12,14 +12,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import CancelledError
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from .locking import HAS_GIL, exactly, headroom, holding
 from .reporting import Failure, report
 
 T = TypeVar("T")
+AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 Callback: TypeAlias = "Callable[[Any], object]"
 
 # The stdlib's own words for the states: its `wait` and `as_completed` compare them.
@@ -35,18 +36,12 @@ FINISHED = "FINISHED"
 #: When it was submitted, in nanoseconds. It is the order of submission across all services.
 clock = time.perf_counter_ns
 
+_FINAL = {ENDING: FINISHED, CANCELLING: CANCELLED}
 
-def serial_of(future: Any) -> int:
+
+def serial_of(future: AnyFuture) -> int:
     """Its place in that order; those of other packages come first."""
     return getattr(future, "serial", 0)
-
-
-class Waiter(Protocol):
-    """What is told of a future's end, in the stdlib's words."""
-
-    def add_result(self, future: Any, /) -> None: ...
-    def add_exception(self, future: Any, /) -> None: ...
-    def add_cancelled(self, future: Any, /) -> None: ...
 
 
 class Owner:
@@ -69,6 +64,10 @@ class Owner:
         self.dead += queued
 
 
+#: The owner of bare futures.
+NOBODY = Owner()
+
+
 class Watch:
     """What a watched future has: the lock of its last transition, and who hears of it."""
 
@@ -77,9 +76,10 @@ class Watch:
     def __init__(self) -> None:
         # Reentrant: a signal handler or a `__del__` may come in between.
         self.lock = threading.RLock()
-        self.waiters: list[Waiter] = []
+        #: What is told of the end, by `add_result`, `add_exception` or `add_cancelled`.
+        self.waiters: list[Any] = []
         #: Those that have not heard yet that the state is final; empty before it is.
-        self.unnotified: list[Waiter] = []
+        self.unnotified: list[Any] = []
         #: Grows until the state is final, and shrinks from then on.
         self.callbacks: deque[Callback] = deque()
 
@@ -97,29 +97,12 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     between (README.md: "Claim and state").
     """
 
+    # Without a GIL `fn` is an ordinary attribute: deleting a slot is not one step there.
     __slots__ = (
-        "state",
-        "value",  # set by success alone
-        "failure",
-        "owner",  # what accepted the submission; None for a bare future
-        "args",  # None where `fn` says at the start what is to be called, see `LateCall`
-        "kwargs",
-        "context",
-        "serial",
-        # Without a GIL an ordinary attribute: deleting a slot is not one step there.
+        "state", "value", "failure", "owner", "args", "kwargs", "context", "serial",
         *(("fn",) if HAS_GIL else ()),
-    )
+    )  # fmt: skip
 
-    state: str
-    value: T | None
-    failure: Failure | None
-    owner: Owner | None
-    args: tuple[Any, ...] | None
-    kwargs: dict[str, Any] | None
-    context: Context | None
-    serial: int
-
-    fn: Any
     # Ordinary attributes, for few futures have them. `watch` is made by `dict.setdefault`.
     watch: Watch | None = None
     #: Whether a failure that nobody asked for is logged.
@@ -131,49 +114,34 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     successor: Submission[Any] | None = None
 
     def __init__(self) -> None:
+        """A bare future. (The others are made field by field, which takes less time.)"""
         self.state = PENDING
-        self.failure = None
-        self.owner = None
-        self.args = ()
-        self.kwargs = self.context = None
+        #: Set by success alone.
+        self.value: T | None = None
+        self.failure: Failure | None = None
+        self.owner = NOBODY
+        #: None where `fn` says at the start what is to be called, see `LateCall`.
+        self.args: tuple[Any, ...] | None = ()
+        self.kwargs: dict[str, Any] | None = None
+        self.context: Context | None = None
         self.serial = 0
-        self.fn = True
-
-    if not TYPE_CHECKING:
-        # What the stdlib's `wait` and `as_completed` use; typed there as attributes.
-
-        @property
-        def _state(self) -> str:
-            self.done()  # It may be lost.
-            return self.state
-
-        @property
-        def _condition(self) -> threading.RLock:
-            self.done()
-            return self.watched().lock
-
-        @property
-        def _waiters(self) -> list[Waiter]:
-            return self.watched().waiters
+        self.fn: Any = True
 
     # Watching and ending.
 
     def watched(self, made: Watch | None = None) -> Watch:
         """The Watch: the one that was `made`, if there was none."""
-        watch = self.watch
-        if watch is None:
+        if self.watch is None:
             headroom(10)
-            if made is None:
-                made = Watch()
+            made = made or Watch()
             # Under its lock, or
             # 1. a worker stores the outcome and sees no Watch;
             # 2. it is published here, and `wait` reads "not finished" under its lock;
             # 3. the worker stores FINISHED and notifies nobody.
             if holding(made.lock, self._publish, made):  # explore: published-too-late
-                self.settle()
-            watch = self.watch
-            assert watch is not None
-        return watch
+                self.call_back()
+        assert self.watch is not None
+        return self.watch
 
     def _publish(self, made: Watch) -> bool:
         """Have `made` be the Watch, unless there is one; whether it came too late."""
@@ -184,17 +152,35 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         self._close(made)
         return True
 
+    def settle(self) -> None:
+        """Make the state final where the outcome is stored, notify, and call back.
+
+        Harmless when repeated, and by two threads at once: the first makes the state
+        final, each callback is taken by one.
+        """
+        self.close()
+        self.call_back()
+
+    def close(self) -> None:
+        """The first half of `settle`: the state is final, and waiters have been notified."""
+        # After the outcome was stored: a thread that makes a Watch does so in the other order.
+        watch = self.watch
+        if watch is not None:
+            holding(watch.lock, self._close, watch)
+        else:
+            self.state = _FINAL.get(self.state, self.state)
+
     def _close(self, watch: Watch) -> None:
         """Make the state final and notify the waiters, once; its lock is held.
 
         Where it was interrupted it is called again, and a waiter may hear of it twice.
         """
         # Read once: without a GIL, the thread that ends it may be storing the final state.
-        state = self.state
-        if state is ENDING or state is CANCELLING:
+        final = _FINAL.get(self.state)
+        if final is not None:
             # No signal is looked for between these two.
             watch.unnotified = watch.waiters.copy()
-            self.state = FINISHED if state is ENDING else CANCELLED  # explore: close-by-one-look
+            self.state = final  # explore: close-by-one-look
         unnotified = watch.unnotified
         while unnotified:
             waiter = unnotified[0]
@@ -206,69 +192,41 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
                 waiter.add_exception(self)
             del unnotified[0]
 
-    def settle(self) -> None:
-        """Finish a watched future whose outcome is stored; its callbacks run here.
-
-        Harmless when repeated, and by two threads at once: the first makes the state
-        final, each callback is taken by one.
-        """
-        self.close()
-        self.call_back()
-
-    def close(self) -> None:
-        """The first half of `settle`: the state is final, and waiters have been notified."""
-        watch = self.watch
-        assert watch is not None
-        holding(watch.lock, self._close, watch)
-
     def call_back(self) -> None:
-        """The second half: the done-callbacks run here, each once."""
+        """The second half of `settle`: the done-callbacks run here, each once."""
         watch = self.watch
         while watch is not None and watch.callbacks:
             try:
                 callback = watch.callbacks.popleft()
             except IndexError:
                 break
-            self._call_back(callback)
+            self.call_one(callback)
 
-    def _call_back(self, callback: Callback) -> None:
+    def call_one(self, callback: Callback) -> None:
+        """Call a done-callback; what it raises is logged."""
         try:
             callback(self)
-        except Exception as exception:
-            report("exception calling callback for %r", self, exception=exception)
         except BaseException as exception:
-            if threading.current_thread() is threading.main_thread():
+            on_main = threading.current_thread() is threading.main_thread()
+            if on_main and not isinstance(exception, Exception):
                 raise  # A Ctrl-C.
             report("exception calling callback for %r", self, exception=exception)
 
-    def finish(self) -> None:
-        """Make the outcome that was just stored final. For the thread with the claim."""
-        self.state = ENDING
-        # Stored, so look: a thread that makes a Watch does so in the other order.
-        if self.watch is None:
-            self.state = FINISHED
-        else:
-            self.settle()
+    def claim(self) -> bool:
+        """Have the right to start, fail or cancel it; False where another thread has."""
+        try:
+            del self.fn  # explore: take-claims
+            self.state = RUNNING
+        except AttributeError:
+            return False
+        return True
 
     def fail(self, exception: BaseException, name: str) -> None:
         """Finish with `exception`. For the thread with the claim."""
         self.forget()
         self.failure = Failure(exception, name, not self.reported)
-        self.finish()
-
-    def claim(self) -> bool:
-        """Have the right to start, fail or cancel it; False where another thread has."""
-        return self.take() is not None
-
-    def take(self) -> Any:
-        """Claim it; its callable, or None where another thread was first."""
-        try:
-            fn = self.fn
-            del self.fn  # explore: take-claims
-            self.state = RUNNING
-        except AttributeError:
-            return None
-        return fn
+        self.state = ENDING
+        self.settle()
 
     def forget(self) -> None:
         """Keep nothing of what was to be called."""
@@ -278,11 +236,10 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     def silence(self) -> None:
         """Have its failure not reported: nobody who could miss it ever sees it."""
         self.reported = False
-        failure = self.failure
-        if failure is not None:
-            failure.asked = True
+        if self.failure is not None:
+            self.failure.asked = True
 
-    # Cancelling.
+    # Cancelling, and what became of it.
 
     def cancel(self) -> bool:
         """Cancel the submission if it has not started.
@@ -296,9 +253,12 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             del self.fn  # explore: cancel-claims
             self.state = CANCELLING
         except AttributeError:
-            return self._was_cancelled()
-        if self.owner is not None:
-            exactly(self.owner.count_cancelled, 1)
+            # Without a GIL the claim and the state are two steps; the second follows at once.
+            # explore: claimed-and-pending
+            while self.state is PENDING and not hasattr(self, "fn") and not self.owner.lost:
+                pass
+            return self.cancelled()
+        exactly(self.owner.count_cancelled, 1)
         self.failure = CANCELLATION
         self.args = ()
         self.kwargs = self.context = None
@@ -306,9 +266,9 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             self.state = CANCELLED
             return True
         try:
-            self._become_cancelled()
+            self.settle()
         except BaseException:
-            self._become_cancelled()  # A Ctrl-C: no other thread would finish it.
+            self.settle()  # A Ctrl-C: no other thread would finish it.
             raise
         return True
 
@@ -316,26 +276,22 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         """Cancel it whoever else wants it: its service is shut down."""
         self.cancel()
 
-    def _become_cancelled(self) -> None:
-        """Make it final and call back; for the thread that cancelled it. Repeatable."""
-        self.settle()
+    def cancelled(self) -> bool:
+        """Whether the submission was cancelled. Never blocks."""
+        return self.done() and self.state is not FINISHED
 
-    def _was_cancelled(self) -> bool:
-        """What became of a submission that another thread has claimed."""
-        if not HAS_GIL:
-            # There the claim and the state are two steps; the second follows at once.
-            # explore: claimed-and-pending
-            while self.state is PENDING and not hasattr(self, "fn") and not self._is_lost():
-                pass
-        return self.cancelled()
+    def running(self) -> bool:
+        """Whether the body executes now. Never blocks."""
+        return self.state is RUNNING and not self.done()
 
-    def _is_lost(self) -> bool:
-        return self.owner is not None and self.owner.lost
-
-    def _drop_if_lost(self) -> bool:
-        """In a forked child nobody is left to finish what was unfinished: cancel it."""
-        if not self._is_lost():
+    def done(self) -> bool:
+        """Whether it is finished or cancelled. Never blocks."""
+        state = self.state
+        if state is FINISHED or state is CANCELLED or state is CANCELLING:
+            return True
+        if not self.owner.lost:
             return False
+        # In a forked child nobody is left to finish what was unfinished: it is cancelled.
         self.forget()
         self.failure = CANCELLATION
         self.state = CANCELLED
@@ -343,109 +299,31 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         self.__dict__["watch"] = Watch()
         return True
 
-    # The public surface, but for what blocks.
 
-    def cancelled(self) -> bool:
-        """Whether the submission was cancelled. Never blocks."""
-        state = self.state
-        if state is CANCELLED or state is CANCELLING:
-            return True
-        return state is not FINISHED and self._drop_if_lost()
+# For futures of other packages, too.
 
-    def running(self) -> bool:
-        """Whether the body executes now. Never blocks."""
-        return self.state is RUNNING and not self._drop_if_lost()
 
-    def done(self) -> bool:
-        """Whether it is finished or cancelled. Never blocks."""
-        state = self.state
-        if state is FINISHED or state is CANCELLED or state is CANCELLING:
-            return True
-        owner = self.owner
-        return owner is not None and owner.lost and self._drop_if_lost()
+def install(future: AnyFuture, waiter: object) -> None:
+    """Have `waiter` hear of the end of `future`; that may have come by now, so look again."""
+    if not isinstance(future, Submission):
+        holding(future._condition, future._waiters.append, waiter)  # pyright: ignore[reportPrivateUsage]
+        return
+    made = Watch()
+    made.waiters.append(waiter)
+    # Under its lock, for the thread that made the Watch holds that until it knows whether
+    # it came too late.
+    watch = future.watched(made)
+    if watch is not made:
+        holding(watch.lock, watch.waiters.append, waiter)  # explore: install-under-lock
 
-    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
-        """Call `fn(future)` once it is over: on the body's thread, as part of the body,
-        or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
-        if not self.done():
-            made = Watch()
-            made.callbacks.append(fn)
-            watch = self.watched(made)
-            if watch is made or holding(watch.lock, self._add_callback, watch, fn):
-                return
-        self._call_back(fn)
 
-    def _add_callback(self, watch: Watch, fn: Callback) -> bool:
-        if self.done():  # explore: callback-too-late
-            return False
-        watch.callbacks.append(fn)
-        return True
-
-    # What executors call on a future of their own making.
-
-    def set_running_or_notify_cancel(self) -> bool:
-        """Mark a bare future as running. Returns False if it was cancelled."""
-        if self.claim():
-            return True
-        if self.cancelled():
-            return False
-        raise RuntimeError(f"future in unexpected state: {self.state}")
-
-    def set_result(self, result: T) -> None:
-        """Finish a bare future. Raises `InvalidStateError` if it is over."""
-        self._decide(result, None)
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        """Finish a bare future. Raises `InvalidStateError` if it is over."""
-        if exception is None:
-            raise TypeError("exception must be an exception, not None")
-        self._decide(None, exception)
-
-    def _decide(self, value: T | None, exception: BaseException | None) -> None:
-        headroom()
-        failure = None
-        if exception is not None:
-            failure = Failure(exception, "a bare future", True)
-        holding(self.watched().lock, self._store, value, failure)
-        if failure is not None:
-            failure.asked = not self.reported
-        try:
-            self.settle()
-        except BaseException:
-            self.settle()  # A Ctrl-C.
-            raise
-
-    def _store(self, value: T | None, failure: Failure | None) -> None:
-        if not (self.claim() or self.state is RUNNING):
-            raise InvalidStateError(f"{self.state}: {self!r}")
-        self.value = value
-        self.failure = failure
-        self.state = ENDING
-
-    def _get_snapshot(
-        self,
-    ) -> (
-        tuple[Literal[False], Literal[False], None, None]
-        | tuple[Literal[True], bool, T | None, BaseException | None]
-    ):
-        """What asyncio asks from Python 3.14 on: done, cancelled, result, exception."""
-        if not self.done():
-            return False, False, None, None
-        if self.cancelled():
-            return True, True, None, None
-        exception = self.exception()
-        return True, False, None if exception is not None else self.value, exception
-
-    def __repr__(self) -> str:
-        state = "cancelled" if self.cancelled() else self.state.lower()
-        state = "running" if state == "ending" else state
-        if state == "finished":
-            failure = self.failure
-            if failure is None:
-                state += f" returned {type(self.value).__name__}"
-            else:
-                state += f" raised {type(failure.exception).__name__}"
-        return f"<Future at {id(self):#x} state={state}>"
-
-    def __reduce__(self) -> str:
-        raise TypeError("a Future cannot be pickled: it stands for a body in this process")
+def uninstall(future: AnyFuture, waiter: object) -> None:
+    """Have it not hear of that, if it is installed."""
+    try:
+        if not isinstance(future, Submission):
+            # Under the lock, for the stdlib goes over the list as it is.
+            holding(future._condition, future._waiters.remove, waiter)  # pyright: ignore[reportPrivateUsage]
+        elif future.watch is not None:
+            future.watch.waiters.remove(waiter)
+    except ValueError:
+        pass

@@ -23,10 +23,8 @@ from .locking import HAS_GIL
 DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
 
 
-def _listed() -> dict[int, threading.Thread]:
-    """`threading`'s own table, which has no public name."""
-    table: dict[int, threading.Thread] = vars(threading)["_active"]
-    return table
+#: `threading`'s own table, which has no public name.
+_listed: dict[int, threading.Thread] = vars(threading)["_active"]
 
 
 class ListedThread(threading.Thread):
@@ -44,16 +42,13 @@ class ListedThread(threading.Thread):
         if HAS_GIL and DAEMONS_ALLOWED:
             return methodcaller("start_new_thread", self._main, ())
         if sys.version_info < (3, 13):
-            raise RuntimeError(
-                "a Service needs Python 3.13 or newer in a sub-interpreter without daemon threads"
-            )
+            raise RuntimeError("a sub-interpreter without daemon threads needs Python 3.13")
         # The interpreter keeps a list of these, and joins them. Without a GIL it must not
         # end before its last thread is quite gone, which is later than `_ended`.
         return methodcaller("start_joinable_thread", self._main, daemon=daemon)
 
     def work(self) -> None:
         """What the thread does. Raises what ends it unexpectedly."""
-        raise NotImplementedError
 
     def gone(self) -> None:
         """The last thing that it does, when `threading` does not list it any more."""
@@ -63,7 +58,7 @@ class ListedThread(threading.Thread):
             self._enter()
             self.work()
         finally:
-            _listed().pop(_thread.get_ident(), None)
+            _listed.pop(_thread.get_ident(), None)
             self.gone()
             self._ended.release()
 
@@ -72,7 +67,7 @@ class ListedThread(threading.Thread):
         self._ident = _thread.get_ident()
         if hasattr(_thread, "get_native_id"):
             self._native_id = _thread.get_native_id()
-        _listed()[self._ident] = self
+        _listed[self._ident] = self
         vars(self)["_started"].set()
         trace, profile = threading.gettrace(), threading.getprofile()
         if trace is not None:
@@ -89,33 +84,6 @@ class ListedThread(threading.Thread):
         seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
         if self._ended.acquire(True, seconds):
             self._ended.release()
-
-
-# Fork: in the child `threading` makes the thread that forked the main thread, and relies
-# on what `Thread.start` would have left in it. For a thread that is not in its table it
-# makes a main thread itself.
-_forking: dict[int, ListedThread] = {}
-
-
-def _leave_table() -> None:
-    ident = _thread.get_ident()
-    thread = _listed().get(ident)
-    if isinstance(thread, ListedThread):
-        _forking[ident] = thread
-        _listed().pop(ident, None)
-
-
-def _return_to_table() -> None:
-    ident = _thread.get_ident()
-    thread = _forking.pop(ident, None)
-    if thread is not None:
-        _listed()[ident] = thread
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forking.clear
-    )
 
 
 class PerThread:
@@ -143,3 +111,26 @@ class PerThread:
         # Replaced, not cleared: without a GIL a thread that does not exist in the child
         # may have been in the middle of an operation on it.
         self.values = {}
+
+
+# Fork: in the child `threading` makes the thread that forked the main thread, and relies
+# on what `Thread.start` would have left in it. For a thread that is not in its table it
+# makes a main thread itself.
+_forking = PerThread()
+
+
+def _leave_table() -> None:
+    thread = _listed.get(_thread.get_ident())
+    if isinstance(thread, ListedThread):
+        _forking.set(thread)
+        _listed.pop(_thread.get_ident())
+
+
+def _return_to_table() -> None:
+    if _forking.get() is not None:
+        _listed[_thread.get_ident()] = _forking.get()
+        _forking.set(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_leave_table, after_in_parent=_return_to_table)

@@ -7,18 +7,16 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 from .blocking import block
 from .graph import Node
-from .locking import holding
-from .submission import Submission, serial_of
+from .submission import AnyFuture, Submission, install, serial_of, uninstall
 
 __all__ = ["as_completed", "wait"]
 
 T = TypeVar("T")
 
-AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 _DoneAndNotDone = concurrent.futures._base.DoneAndNotDoneFutures  # pyright: ignore[reportPrivateUsage]
 
 
@@ -31,55 +29,41 @@ class _WaitForSeveral(Node):
         # dict is slow to find its first key once many before it are gone.)
         self.pending = OrderedDict.fromkeys(sorted(futures, key=serial_of))
         self.any = return_when == FIRST_COMPLETED
-        #: Those of `pending` that are over, in that order, until they are taken out.
+        #: Those of `pending` that it has not heard of, and those that are over, in that
+        #: order, until they are taken out.
+        self._unheard = {future: future for future in self.pending}
         self.finished: deque[AnyFuture] = deque()
-        #: Those that were ever in `finished`, and are still in `pending`.
-        self._ended: set[AnyFuture] = set()
-        self._failed = False
         self._stops_at_failure = return_when == FIRST_EXCEPTION
-        self._needed = 1 if self.any else len(self.pending)
-        #: Those in which this is installed.
-        self._installed: dict[AnyFuture, None] = {}
+        self._failed = False
+        self._look()
 
     def over(self) -> bool:
-        return len(self.finished) >= self._needed or self._failed
+        if self.any:
+            return bool(self.finished) or not self.pending
+        return self._failed or not self._unheard
+
+    def _look(self) -> None:
+        for future in list(self._unheard):
+            if future.done():
+                (self.add_exception if _has_failed(future) else self.add_result)(future)
 
     def install(self) -> None:
-        for future in list(self.pending):
-            condition = future._condition  # pyright: ignore[reportPrivateUsage]
-            if not holding(condition, self._watch, future):
-                self._failed = self._failed or (self._stops_at_failure and _has_failed(future))
-                self._finish(future)
+        for future in list(self._unheard):
+            install(future, self)
+        self._look()  # Some may have ended before they were told of it.
 
     def uninstall(self) -> None:
-        for future in list(self._installed):
-            self._unwatch(future)
-
-    def _watch(self, future: AnyFuture) -> bool:
-        if future.done():
-            return False
-        self._installed[future] = None
-        _waiters(future).append(self)
-        return True
-
-    def _unwatch(self, future: AnyFuture) -> None:
-        if future in self._installed:
-            holding(future._condition, self._uninstall, future)  # pyright: ignore[reportPrivateUsage]
-            del self._installed[future]
-
-    def _uninstall(self, future: AnyFuture) -> None:
-        if self in _waiters(future):
-            _waiters(future).remove(self)
-
-    def _finish(self, future: AnyFuture) -> None:
-        # Once, also where it hears of it twice, see `Submission._close`. `pending` keeps it
-        # until this thread takes it out, for others may be looking through that.
-        if future not in self._ended:
-            self._ended.add(future)
-            self.finished.append(future)
+        for future in list(self.pending):
+            uninstall(future, self)
 
     def add_result(self, future: AnyFuture) -> None:
-        self._finish(future)
+        # Out of the one and into the other once, on whatever threads it hears of it, and no
+        # signal in between. `pending` keeps it until this thread takes it out, for others
+        # may be looking through that.
+        try:
+            self.finished.extend(map(self._unheard.pop, (future,)))
+        except KeyError:
+            pass
         if self.over():
             self.ring()
 
@@ -93,15 +77,8 @@ class _WaitForSeveral(Node):
         """One that is over; nothing of it is kept."""
         future = self.finished.popleft()
         self.forget(future)
-        self._unwatch(future)
-        self._ended.discard(future)
+        uninstall(future, self)
         return future
-
-
-def _waiters(future: AnyFuture) -> list[Any]:
-    if isinstance(future, Submission):
-        return future.watched().waiters
-    return future._waiters  # pyright: ignore[reportPrivateUsage]
 
 
 def _has_failed(future: AnyFuture) -> bool:
@@ -128,26 +105,16 @@ def wait(
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(f"invalid return condition: {return_when!r}")
     deadline = None if timeout is None else time.monotonic() + timeout
-    if not _is_over(futures, return_when) and (timeout is None or timeout > 0):
+    if timeout is None or timeout > 0:
         waiting = _WaitForSeveral(futures, return_when)
         try:
-            waiting.listen()
             if not waiting.over():
+                waiting.listen()
                 block(waiting, deadline)
         finally:
             waiting.uninstall()
-            del waiting
     done = {future for future in futures if future.done()}
     return _DoneAndNotDone(done, futures - done)
-
-
-def _is_over(futures: set[concurrent.futures.Future[T]], return_when: str) -> bool:
-    done = [future for future in futures if future.done()]
-    if len(done) == len(futures):
-        return True
-    if return_when == FIRST_COMPLETED:
-        return bool(done)
-    return return_when == FIRST_EXCEPTION and any(map(_has_failed, done))
 
 
 def as_completed(
@@ -162,8 +129,6 @@ def as_completed(
     deadline = None if timeout is None else time.monotonic() + timeout
     waiting = _WaitForSeveral(set(fs), FIRST_COMPLETED)
     total = len(waiting.pending)
-    # A future on its way to the caller: a local variable would keep it until the next.
-    taken: list[Any] = []
     del fs
     try:
         waiting.listen()
@@ -172,7 +137,6 @@ def as_completed(
                 raise concurrent.futures.TimeoutError(
                     f"{len(waiting.pending)} (of {total}) futures unfinished"
                 )
-            taken.append(waiting.take())
-            yield taken.pop()
+            yield waiting.take()  # A local variable would keep it until the next.
     finally:
         waiting.uninstall()

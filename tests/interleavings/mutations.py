@@ -189,7 +189,7 @@ MUTATIONS = [
     Mutation(
         "stored-then-watch",
         "the end looks for a Watch before the outcome is stored",
-        "swap",
+        "future.state = FINISHED if future.watch is None else ENDING",
         "result_beside_an_end",
         "free",
     ),
@@ -203,7 +203,7 @@ MUTATIONS = [
         "published-too-late",
         "a Watch is published without its lock",
         "if self._publish(made):",
-        "stdlib_wait_beside_the_ends",
+        "two_watch_beside_an_end",
         "free",
     ),
     Mutation(
@@ -228,7 +228,7 @@ MUTATIONS = [
     Mutation(
         "installed-so-look",
         "who waits does not look once it is installed",
-        "while sleeper.lock.acquire(True, seconds_left(deadline)) and not self.done():",
+        "while node.lock.acquire(True, seconds_left(deadline)) and not node.over():",
         "result_beside_an_end",
     ),
     Mutation(

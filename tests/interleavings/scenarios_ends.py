@@ -83,7 +83,7 @@ def result_beside_an_end(world: World) -> None:
     world.after.append(lambda: same(called, [future]))
 
 
-@scenario(3, 2)
+@scenario(3, 3)
 def two_watch_beside_an_end(world: World) -> None:
     """Two threads wait for a future while its body ends."""
     world.service()
