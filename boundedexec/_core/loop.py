@@ -123,6 +123,8 @@ def _serve(worker: Worker) -> None:
             with guard.lock:
                 if not keep(worker):  # explore: give-way
                     break
+        if not slots.queue:
+            break
         _look_at_clock(worker)
         try:  # explore: take-then-consume
             # Into the field at once: an exception from outside cannot come in between.

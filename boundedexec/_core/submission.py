@@ -131,26 +131,15 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
 
     def watched(self, made: Watch | None = None) -> Watch:
         """The Watch: the one that was `made`, if there was none."""
-        if self.watch is None:
-            headroom(10)
-            made = made or Watch()
-            # Under its lock, or
-            # 1. a worker stores the outcome and sees no Watch;
-            # 2. it is published here, and `wait` reads "not finished" under its lock;
-            # 3. the worker stores FINISHED and notifies nobody.
-            if holding(made.lock, self._publish, made):  # explore: published-too-late
-                self.call_back()
-        assert self.watch is not None
-        return self.watch
-
-    def _publish(self, made: Watch) -> bool:
-        """Have `made` be the Watch, unless there is one; whether it came too late."""
-        if self.__dict__.setdefault("watch", made) is not made:
-            return False
-        if self.state is PENDING or self.state is RUNNING:  # explore: published-then-state
-            return False
-        self._close(made)
-        return True
+        watch = self.watch
+        if watch is None:
+            watch = self.__dict__.setdefault("watch", made or Watch())
+        # Published, so look: the thread that stored the outcome before may have seen none.
+        # Otherwise the stdlib's `wait` would read "not finished" under the lock, and nobody
+        # would notify it.
+        if self.state is ENDING or self.state is CANCELLING:  # explore: published-then-state
+            self.settle()
+        return watch
 
     def settle(self) -> None:
         """Make the state final where the outcome is stored, notify, and call back.
