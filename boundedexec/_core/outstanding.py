@@ -21,8 +21,7 @@ def is_idle(slots: Slots) -> bool:
 
 def _is_idle(slots: Slots) -> bool:
     return (
-        not slots.in_transit
-        and not slots.queue
+        not slots.queue
         and len(slots.free) == slots.opened  # explore: idle-slots
         and not slots.unslotted  # explore: idle-unslotted
         and not slots.in_transit
@@ -43,12 +42,10 @@ class _SleepingThread(Observer):
     """A thread in `wait_idle`; its lock is released when nothing was outstanding."""
 
     def __init__(self) -> None:
-        self.satisfied = False
         self.lock = _thread.allocate_lock()
         self.lock.acquire()
 
     def notify(self) -> None:
-        self.satisfied = True
         try:
             self.lock.release()
         except RuntimeError:
@@ -57,14 +54,11 @@ class _SleepingThread(Observer):
 
 def wait_idle(slots: Slots, timeout: float | None = None) -> bool:
     """Wait until nothing is outstanding; False when `timeout` seconds passed first."""
-    if is_idle(slots):
-        return True
     observer = _SleepingThread()
     seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
     try:
         observe(slots, observer)
-        observer.lock.acquire(True, seconds)
-        return observer.satisfied or is_idle(slots)
+        return observer.lock.acquire(True, seconds) or is_idle(slots)
     finally:
         slots.observers.pop(observer, None)
 

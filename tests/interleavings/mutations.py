@@ -314,14 +314,14 @@ MUTATIONS = [
     ),
     Mutation(
         "bound-closes",
-        "a smaller bound takes free slots and counts them on",
-        "slots.opened += 0",
+        "a smaller bound leaves free slots open",
+        "while slots.resuming and _take_free(slots):",
         "a_smaller_bound_beside_submits",
     ),
     Mutation(
-        "opened-for-resuming",
+        "freed-for-resuming",
         "a slot that is opened goes to nobody who resumes",
-        "if False:",
+        "elif False:",
         "resume_beside_an_opening",
         "free",
     ),
@@ -365,7 +365,7 @@ MUTATIONS = [
     Mutation(
         "leave-withdraws",
         "a lend that nobody has fetched is not withdrawn",
-        "if False:",
+        "if body.slot or not had_slot:",
         "a_timed_lend",
     ),
     Mutation(
@@ -377,7 +377,7 @@ MUTATIONS = [
     Mutation(
         "refused-rings",
         "a lender whose lend cannot be fetched is not woken",
-        "drop",
+        "lender.slot, lender.lend = True, None",
         "a_lend_whose_start_fails",
     ),
     Mutation(
@@ -423,8 +423,8 @@ MUTATIONS = [
         "a_lender_goes_on_with_another_slot",
     ),
     Mutation(
-        "given-back-to-resuming",
-        "a lender that resumes has its slot back and stands in line",
+        "granted-out-of-line",
+        "a body that resumes has its slot again and stands in line",
         "drop",
         "a_timed_lend_and_another",
     ),
@@ -449,7 +449,7 @@ MUTATIONS = [
     Mutation(
         "timed-can-end",
         "a wait with a time limit cannot end by itself",
-        "ends = False",
+        "needed = len(leads)",
         "a_timed_wait_in_a_circle",
     ),
     # Workers that end.
