@@ -6,18 +6,18 @@ to the body that executes it. All of it is read and changed under `guard.lock`.
 
 from __future__ import annotations
 
-import _thread
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
+from .locking import Sleeper
 from .state import Slots, Worker
 from .submission import Submission
 
 
-class Node:
+class Node(Sleeper):
     """A body that waits: for futures, or for a slot."""
 
     #: The body; None for a thread that executes none, and before it waits.
@@ -30,8 +30,6 @@ class Node:
     timed = False
     #: Whether it waits for a slot: a body that resumes.
     resumes = False
-    #: The futures that it waits for; shrinks as they end.
-    pending: dict[Any, None]
     #: The only one of `pending`.
     single: Any = None
     #: Where its thread waits, while it does. (`sys._current_frames` could tell, and can
@@ -48,10 +46,9 @@ class Node:
     _maybe_queued: OrderedDict[Any, None] | None = None
 
     def __init__(self) -> None:
-        self.pending = {}
-        #: Released to have its thread look again.
-        self.lock = _thread.allocate_lock()
-        self.lock.acquire()
+        super().__init__()
+        #: The futures that it waits for; shrinks as they end.
+        self.pending: dict[Any, None] = {}
 
     def over(self) -> bool:
         raise NotImplementedError
@@ -86,13 +83,6 @@ class Node:
         if self._maybe_queued is not None:
             self._maybe_queued.pop(future, None)
 
-    def ring(self) -> None:
-        """Have its thread look again. May be called too often, and late."""
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # It has not looked since the last time.
-
 
 class Graph:
     """The bodies that wait."""
@@ -102,17 +92,16 @@ class Graph:
 
     def forget(self) -> None:
         #: By the future of the body.
-        self.waiting: dict[Submission[Any], Node] = {}
+        self.waiting: dict[Any, Node] = {}
 
     def enter(self, node: Node, worker: Worker) -> None:
-        assert worker.future is not None
         node.worker, node.outer, node.changed = worker, worker.node, True
         worker.node = self.waiting[worker.future] = node
 
     def leave(self, node: Node) -> None:
         """Harmless when repeated."""
         worker = node.worker
-        assert worker is not None and worker.future is not None
+        assert worker is not None
         worker.node = node.outer
         if node.outer is None:
             self.waiting.pop(worker.future, None)
@@ -204,9 +193,8 @@ def explore(start: Node, *, past_queues: bool = False) -> Reach:
         reach.leads[place] = leads
         for lead in leads:
             if lead not in reached_from:
-                reached_from[lead] = []
                 places.append(lead)
-            reached_from[lead].append(place)
+            reached_from.setdefault(lead, []).append(place)
     ending = [place for place in places if not missing[place]]
     for place in ending:
         for waiting in reached_from[place]:
@@ -268,7 +256,7 @@ def can_lend(node: Node, slots: Slots) -> bool:
     """Whether the body that waits in `node` holds one of `slots` and may lend it."""
     worker = node.worker
     assert worker is not None
-    return worker.slot and worker.slots is slots and slots.lends_slots and not node.over()
+    return worker.slots is slots and worker.slot and slots.lends_slots and not node.over()
 
 
 def lenders(node: Node, slots: Slots) -> Iterator[Worker]:

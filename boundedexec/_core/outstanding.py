@@ -6,11 +6,10 @@ neither says; README.md argues why these reads, in this order, are true of one i
 
 from __future__ import annotations
 
-import _thread
 import threading
 from collections.abc import Callable
 
-from .locking import locked
+from .locking import Sleeper, locked
 from .state import Observer, Slots
 
 
@@ -21,11 +20,11 @@ def is_idle(slots: Slots) -> bool:
 
 def _is_idle(slots: Slots) -> bool:
     return (
-        not slots.queue
+        not slots.queue  # explore: idle-queue
         and len(slots.free) == slots.opened  # explore: idle-slots
         and not slots.unslotted  # explore: idle-unslotted
-        and not slots.in_transit
-        and not slots.queue
+        and not slots.in_transit  # explore: idle-in-transit
+        and not slots.queue  # explore: idle-queue-again
     )
 
 
@@ -38,18 +37,11 @@ def check_idle(slots: Slots) -> None:
             observer.notify()
 
 
-class _SleepingThread(Observer):
-    """A thread in `wait_idle`; its lock is released when nothing was outstanding."""
-
-    def __init__(self) -> None:
-        self.lock = _thread.allocate_lock()
-        self.lock.acquire()
+class _SleepingThread(Sleeper, Observer):
+    """A thread in `wait_idle`."""
 
     def notify(self) -> None:
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # Notified before.
+        self.ring()
 
 
 def wait_idle(slots: Slots, timeout: float | None = None) -> bool:

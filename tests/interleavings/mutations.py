@@ -257,6 +257,24 @@ MUTATIONS = [
         "idle_beside_a_yield",
     ),
     Mutation(
+        "idle-queue",
+        "the queue is not looked at before the slots",
+        "return len(slots.free) == slots.opened and not (slots.unslotted or slots.queue)",
+        "idle_beside_a_submit",
+    ),
+    Mutation(
+        "idle-in-transit",
+        "what is being handed over is not looked at after the slots",
+        "cut",
+        "idle_beside_a_join",
+    ),
+    Mutation(
+        "idle-queue-again",
+        "the queue is not looked at after what is being handed over",
+        "cut",
+        "idle_beside_a_join",
+    ),
+    Mutation(
         "observed-so-look",
         "who waits for everything does not look once it can be notified",
         "drop",
