@@ -62,9 +62,8 @@ def grant(worker: Worker) -> None:
 def hand_out(slots: Slots) -> None:
     """Give free slots to the bodies that resume, close those above the bound, and open one
     where none is left and there may be more."""
-    # explore: bound-closes
     while (slots.resuming or slots.opened > slots.bound) and _take_free(slots):
-        _goes_elsewhere(slots)
+        _goes_elsewhere(slots)  # explore: taken-goes-elsewhere
     open_one(slots)  # explore: taken-so-open
 
 

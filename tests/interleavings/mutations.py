@@ -331,9 +331,9 @@ MUTATIONS = [
         "resume_takes_the_last_free_slot",
     ),
     Mutation(
-        "bound-closes",
-        "a smaller bound leaves free slots open",
-        "while slots.resuming and _take_free(slots):",
+        "taken-goes-elsewhere",
+        "a smaller bound takes free slots and counts them on",
+        "slots.opened += 0",
         "a_smaller_bound_beside_submits",
     ),
     Mutation(
@@ -377,7 +377,7 @@ MUTATIONS = [
         "resume-came-back",
         "a body that resumes does not see that its slot came back in between",
         "drop",
-        "lend_on_to_the_next",
+        "a_lender_goes_on_with_another_slot",
     ),
     # Lending.
     Mutation(
@@ -444,7 +444,7 @@ MUTATIONS = [
         "granted-out-of-line",
         "a body that resumes has its slot again and stands in line",
         "drop",
-        "a_timed_lend_and_another",
+        "two_slots_two_resume",
     ),
     Mutation(
         "lend-to-resuming",
