@@ -381,6 +381,14 @@ MUTATIONS = [
     ),
     # Lending.
     Mutation(
+        "queued-by-claim",
+        "without a GIL, a slot is lent to what is claimed and has no state yet",
+        "return isinstance(future, Submission) and future.state == 'PENDING'"
+        " and isinstance(future.owner, Slots) and not future.owed",
+        "lend_beside_a_cancel",
+        "free",
+    ),
+    Mutation(
         "leave-withdraws",
         "a lend that nobody has fetched is not withdrawn",
         "if body.slot or not had_slot:",
