@@ -120,7 +120,8 @@ def is_queued(future: Any) -> TypeGuard[Submission[Any]]:
     return (
         isinstance(future, Submission)
         # Not its state, which without a GIL is stored a step later.
-        and hasattr(future, "fn")  # explore: queued-by-claim
+        # explore: queued-by-claim
+        and hasattr(future, "fn")  # pyright: ignore[reportUnknownArgumentType]
         and isinstance(future.owner, Slots)
         and not future.owed
     )
