@@ -75,8 +75,8 @@ def _in_words(now: Stats) -> str:
     words += f", {now.queued:,} queued"
     if now.queued:
         words += f" (the first for {now.longest_wait:.1f} s)"
-    words += f", {_counted(now.threads, 'thread')} ({now.idle_threads:,} idle); {now.completed:,} completed"
-    words += f", {now.failed:,} failed, {now.cancelled:,} cancelled"
+    words += f", {_counted(now.threads, 'thread')} ({now.idle_threads:,} idle)"
+    words += f"; {now.completed:,} completed, {now.failed:,} failed, {now.cancelled:,} cancelled"
     if now.refused:
         words += f", {now.refused:,} refused"
     if now.seconds_since_completion is not None:

@@ -230,11 +230,11 @@ class Service(concurrent.futures.Executor):
         taking a slot. Raises `RuntimeError` outside a body of this service.
         """
         if self._slots.max_workers is None:
-            return SlotYielded(self._slots, None)
+            return SlotYielded(None)
         body = current_body()
         if body is None or body.slots is not self._slots:
             raise RuntimeError("no slot is held here: this is not a body of this service")
-        return SlotYielded(self._slots, body)
+        return SlotYielded(body)
 
     def block_till_done(self, timeout: float | None = None) -> bool:
         """Block until nothing is outstanding: queued, running, waiting or owed.

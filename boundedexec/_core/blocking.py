@@ -5,19 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import TypeVar
 
 from .describing import describe
 from .graph import Node, graph
-from .lending import CannotEnd, go_on, seek, withdraw
+from .lending import lend_for, withdraw
 from .locking import guard, headroom
-from .slots import close_lend, free_slot, look, serve_resuming
-from .state import Slots, Worker, current_body
+from .slots import free_slot, hand_out, look
+from .state import Worker, current_body
 from .submission import clock
-
-T = TypeVar("T")
 
 
 class DeadlockError(RuntimeError):
@@ -50,31 +45,30 @@ def block(node: Node, deadline: float | None) -> bool:
             pass
         return node.over()
     headroom()
-    try:
-        _block(node, body, deadline)
-    except CannotEnd as error:
-        circle = error.circle
-    else:
-        return node.over()
-    if body.slots.recorder is not None:
-        body.slots.recorder.refused_circle()
     node.frame = sys._getframe()  # pyright: ignore[reportPrivateUsage]
-    names = " -> ".join(describe(each.worker, each.frame) for each in circle)
-    node.frame = None
-    del node, body, circle  # The traceback holds this frame.
+    try:
+        circle = _block(node, body, deadline)
+        if not circle:
+            return node.over()
+        if body.slots.recorder is not None:
+            body.slots.recorder.refused_circle()
+        names = " -> ".join(describe(each.worker, each.frame) for each in circle)
+        del circle
+    finally:
+        node.frame = None
+        del node, body  # A traceback may hold this frame.
     raise DeadlockError(f"this wait could never end: the bodies wait in a circle, {names}")
 
 
-def _block(node: Node, body: Worker, deadline: float | None) -> None:
-    before = body.node
+def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
+    """Block as a body; the circle that this closes, if it could never end."""
     node.timed = deadline is not None
-    node.frame = sys._getframe()  # pyright: ignore[reportPrivateUsage]
     had_slot = body.slot
     try:
         with guard.lock:
             graph.enter(node, body)
-            _look(seek, node, body, before)
-        while not node.over() and node.lock.acquire(True, seconds_left(deadline)):
+            circle = lend_for(node)
+        while not (circle or node.over()) and node.lock.acquire(True, seconds_left(deadline)):
             if node.over():
                 break
             with guard.lock:
@@ -82,39 +76,19 @@ def _block(node: Node, body: Worker, deadline: float | None) -> None:
                     raise type(node.error)(*node.error.args) from node.error
                 had_slot = had_slot or body.slot
                 if body.slot or node.changed:
-                    _look(go_on, node, body, before)
+                    circle = lend_for(node)
+        return circle
     finally:
-        node.frame = None
-        _leave(node, body, before, deadline, had_slot)
-        del node, body, before  # A traceback may hold this frame.
+        _leave(node, body, deadline, had_slot)
+        del node, body  # A traceback may hold this frame.
 
 
-def _look(
-    step: Callable[[Node], None], node: Node, body: Worker, before: Node | None
-) -> None:
-    """Lend where that helps; a wait that can never end leaves the graph, under the lock.
-
-    Of several that close a circle, the others need not raise then.
-    """
-    try:
-        if not node.over():
-            step(node)
-    except CannotEnd:
-        graph.leave(body, before)
-        raise
-
-
-def _leave(
-    node: Node, body: Worker, before: Node | None, deadline: float | None, had_slot: bool
-) -> None:
+def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> None:
     with guard.lock:
-        graph.leave(body, before)
+        graph.leave(node)
         # Without one from the start, its slot is yielded, or with an earlier borrower.
-        if body.slot or not had_slot:
+        if body.slot or withdraw(body) or not had_slot:  # explore: leave-withdraws
             return
-        if body.lend is not None and withdraw(body):  # explore: leave-withdraws
-            return
-        body.slots.unslotted.add(body)
         if deadline is not None and body.lend is not None and not node.over():
             if body.slots.recorder is not None:
                 body.slots.recorder.ran_out()
@@ -123,10 +97,7 @@ def _leave(
 
 
 class _WaitForSlot(Node):
-    def __init__(self, slots: Slots) -> None:
-        super().__init__()
-        self.pending = {}
-        self.wants = slots
+    resumes = True
 
     def over(self) -> bool:
         return self.worker is not None and self.worker.slot
@@ -138,75 +109,57 @@ def resume(body: Worker, deadline: float | None = None) -> None:
     With a `deadline`, it goes on without one then, if its own is still lent.
     """
     slots = body.slots
-    if body.lend is None:
-        deadline = None
-    before = body.node
-    node = _WaitForSlot(slots)
+    node = _WaitForSlot()
     with guard.lock:
         if body.slot:
             return  # What it had lent came back in this moment.  # explore: resume-came-back
-        slots.unslotted.add(body)
-        slots.resuming.append(body)
+        if body.lend is None:
+            deadline = None
+        slots.resuming[body] = None
         graph.enter(node, body)
         # After it stands there: who frees a slot from now on sees it.
-        serve_resuming(slots)  # explore: resume-looks
-        if not body.slot:
-            try:
-                seek(node)
-            except RuntimeError:
-                pass  # No thread for what it could lend; it goes on waiting.
+        hand_out(slots)  # explore: resume-looks
+        try:
+            lend_for(node)
+        except RuntimeError:
+            pass  # No thread for what it could lend; it goes on waiting.
     try:
         while not body.slot and node.lock.acquire(True, seconds_left(deadline)):
             pass
     finally:
         with guard.lock:
-            graph.leave(body, before)
-            if not body.slot:
-                slots.resuming.remove(body)
-
-
-def give_away(body: Worker) -> None:
-    """Give the slot of `body` to the next in line."""
-    slots = body.slots
-    with guard.lock:
-        close_lend(body)
-        body.moved = clock()
-        slots.unslotted.add(body)  # explore: yield-unslotted
-        if body.slot:
-            body.slot = False
-            free_slot(slots)  # explore: yield-frees
-    look(slots)  # explore: yielded-so-look
+            graph.leave(node)
+            slots.resuming.pop(body, None)
 
 
 class SlotYielded:
     """`yield_slot` as a `with` block; for one body, and one block at a time."""
 
-    def __init__(self, slots: Slots, body: Worker | None) -> None:
-        self._slots = slots
+    def __init__(self, body: Worker | None) -> None:
         self._body = body
         self._future = None if body is None else body.future
 
     def __enter__(self) -> None:
         headroom()
         body = self._body
-        # Nested, the slot is given away already.
         if body is None or not (body.slot or body.lend is not None):
-            self._body = None
-        else:
-            give_away(body)
+            self._body = None  # Nested, the slot is given away already.
+            return
+        with guard.lock:
+            body.moved = clock()
+            body.lend = None  # Its borrower keeps what it had lent.
+            body.slots.unslotted.add(body)  # explore: yield-unslotted
+            if body.slot:
+                body.slot = False
+                free_slot(body.slots)  # explore: yield-frees
+        look(body.slots)  # explore: yielded-so-look
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        body = self._body
-        self._body = None
+    def __exit__(self, *exception: object) -> None:
+        body, future = self._body, self._future
+        self._body = self._future = None
         try:
             # The block may outlive its body, in a generator that something keeps.
-            if body is not None and current_body() is body and body.future is self._future:
+            if body is not None and current_body() is body and body.future is future:
                 resume(body)
         finally:
-            self._future = None
-            del exception, traceback, body
+            del exception, body, future

@@ -26,14 +26,14 @@ def outside(filename: str) -> bool:
 
 def describe(worker: Worker | None, frame: FrameType | None) -> str:
     """`name(arguments) on <thread> at <file>:<line>`, as much of it as there is."""
-    if worker is None:
+    future, fn = (None, None) if worker is None else (worker.future, worker.fn)
+    if worker is None or future is None or fn is None:
         return "a body that is over"
-    words = f"{describe_call(worker)} on {worker.name}"
+    call = name_of(fn) + shortened(future.args or (), future.kwargs or {})
     while frame is not None and not outside(frame.f_code.co_filename):
         frame = frame.f_back
-    if frame is not None:
-        words += f" at {frame.f_code.co_filename}:{frame.f_lineno}"
-    return words
+    place = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{call} on {worker.name}{place}"
 
 
 def origin() -> str:
@@ -61,13 +61,6 @@ def stack(frame: FrameType | None, most: int) -> list[str]:
             lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}: {words}")
         frame = frame.f_back
     return lines[::-1]
-
-
-def describe_call(worker: Worker) -> str:
-    future, fn = worker.future, worker.fn
-    if future is None or fn is None:
-        return "a body that is over"
-    return name_of(fn) + shortened(future.args or (), future.kwargs or {})
 
 
 def shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

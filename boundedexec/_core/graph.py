@@ -6,50 +6,49 @@ to the body that executes it. All of it is read and changed under `guard.lock`.
 
 from __future__ import annotations
 
-import _thread
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
-from .state import Lend, Slots, Worker
-from .submission import PENDING, Submission, clock
+from .locking import Sleeper
+from .state import Slots, Worker
+from .submission import Submission, clock
 
 
-class Node:
+class Node(Sleeper):
     """A body that waits: for futures, or for a slot."""
 
     #: The body; None for a thread that executes none, and before it waits.
     worker: Worker | None = None
+    #: What that body waited in already, where a `__del__` waits in between.
+    outer: Node | None = None
     #: Whether one of `pending` ends the wait; otherwise all must be over.
     any = False
     #: Whether it ends by itself when its time has run out.
     timed = False
-    #: What it waits for; shrinks as futures end. Empty for a body that wants a slot.
-    pending: dict[Any, None]
+    #: Whether it waits for a slot: a body that resumes.
+    resumes = False
     #: The only one of `pending`.
     single: Any = None
-    #: Where a body that resumes wants a slot; None for a wait for futures.
-    wants: Slots | None = None
     #: Where its thread waits, while it does. (`sys._current_frames` could tell, and can
     #: deadlock inside CPython 3.11 where two threads ask.)
     frame: FrameType | None = None
     #: Why what its slot was lent to cannot start.
     error: BaseException | None = None
-    #: Set where what it waits for may lead somewhere else by now.
-    changed = False
+    #: Whether what it waits for may lead somewhere that was not looked at yet.
+    changed = True
+    #: Whether it is installed. A body that lends its slot right away need not be.
+    listening = False
 
     #: Those of `pending` that `next_queued` has not passed, in order of submission.
     _maybe_queued: OrderedDict[Any, None] | None = None
 
-    #: Whether it is installed. A body that lends its slot right away need not be.
-    listening = False
-
     def __init__(self) -> None:
-        #: Released to have its thread look again.
-        self.lock = _thread.allocate_lock()
-        self.lock.acquire()
+        super().__init__()
+        #: The futures that it waits for; shrinks as they end.
+        self.pending: dict[Any, None] = {}
 
     def over(self) -> bool:
         raise NotImplementedError
@@ -63,24 +62,19 @@ class Node:
     def install(self) -> None:
         """Have what it waits for tell it."""
 
-    def next_queued(self) -> Submission[Any] | None:
-        """The first of `pending` that is queued on the service of the body itself."""
-        assert self.worker is not None
-        if self.single is not None:
-            own = is_queued(self.single) and self.single.owner is self.worker.slots
-            return self.single if own else None
+    def next_queued(self, slots: Slots) -> Submission[Any] | None:
+        """The first of `pending` that is queued for `slots`, always those of the body."""
         if self._maybe_queued is None:
             self._maybe_queued = OrderedDict.fromkeys(self.pending)
-        maybe = self._maybe_queued
-        while maybe:
-            future = next(iter(maybe))
-            if is_queued(future) and future.owner is self.worker.slots:
-                return future  # type: ignore[no-any-return]
+        while self._maybe_queued:
+            future = next(iter(self._maybe_queued))
+            if is_queued(future) and future.owner is slots:
+                return future
             # What has started or is another service's is no candidate later either; but a
             # run that is owed may be.
             if isinstance(future, Submission) and future.owed:
                 break
-            del maybe[future]
+            del self._maybe_queued[future]
         return None
 
     def forget(self, future: Any) -> None:
@@ -89,42 +83,33 @@ class Node:
         if self._maybe_queued is not None:
             self._maybe_queued.pop(future, None)
 
-    def ring(self) -> None:
-        """Have its thread look again. May be called too often, and late."""
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # It has not looked since the last time.
-
-
-Place: TypeAlias = "Node | Slots"
-
 
 class Graph:
     """The bodies that wait."""
 
     def __init__(self) -> None:
-        #: By the future of the body.
-        self.waiting: dict[Submission[Any], Node] = {}
-
-    def enter(self, node: Node, worker: Worker) -> None:
-        assert worker.future is not None
-        node.worker = worker
-        worker.moved = clock()
-        worker.node = self.waiting[worker.future] = node
-
-    def leave(self, worker: Worker, before: Node | None) -> None:
-        """`before`: what it waited in already, where a `__del__` waits in between."""
-        assert worker.future is not None
-        worker.node = before
-        worker.moved = clock()
-        if before is None:
-            self.waiting.pop(worker.future, None)
-        else:
-            self.waiting[worker.future] = before
+        self.forget()
 
     def forget(self) -> None:
-        self.waiting = {}
+        #: By the future of the body.
+        self.waiting: dict[Any, Node] = {}
+
+    def enter(self, node: Node, worker: Worker) -> None:
+        worker.moved = clock()
+        node.worker, node.outer, node.changed = worker, worker.node, True
+        worker.node = self.waiting[worker.future] = node
+
+    def leave(self, node: Node) -> None:
+        """Harmless when repeated."""
+        worker = node.worker
+        assert worker is not None
+        worker.moved = clock()
+        worker.node = node.outer
+        if node.outer is None:
+            self.waiting.pop(worker.future, None)
+        else:
+            self.waiting[worker.future] = node.outer
+            node.outer.ring()  # What rang meanwhile did not ring that.
 
 
 graph = Graph()
@@ -132,11 +117,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=graph.forget)
 
 
-def is_queued(future: Any) -> bool:
-    """Whether `future` is a submission that has not started, and stands in a queue."""
+def is_queued(future: Any) -> TypeGuard[Submission[Any]]:
+    """Whether `future` is a submission that nobody has claimed, and stands in a queue."""
     return (
         isinstance(future, Submission)
-        and future.state is PENDING
+        # Not its state, which without a GIL is stored a step later.
+        # explore: queued-by-claim
+        and hasattr(future, "fn")  # pyright: ignore[reportUnknownArgumentType]
         and isinstance(future.owner, Slots)
         and not future.owed
     )
@@ -146,12 +133,10 @@ def _obstacle(future: Any) -> Node | Submission[Any] | None:
     """What `future` waits for: the wait of the body that executes it, itself where it is
     queued; None where it can end without anybody else."""
     while future is not None and not future.done():
-        node = graph.waiting.get(future)
-        if node is not None:
-            return node
+        if future in graph.waiting:
+            return graph.waiting[future]
         if is_queued(future):
-            queued: Submission[Any] = future
-            return queued
+            return future
         future = getattr(future, "predecessor", None)
     return None
 
@@ -160,18 +145,20 @@ class Target(NamedTuple):
     """Something that a lent slot would start, or let go on."""
 
     slots: Slots
-    #: The submission; None for a body that resumes.
+    #: The submission, or the body that resumes.
     future: Submission[Any] | None
     worker: Worker | None
+
+
+Place: TypeAlias = Node | Slots
 
 
 class Reach(NamedTuple):
     """Where a wait leads to."""
 
-    #: In the order in which they were found, the nearest first.
-    places: list[Place]
-    #: What each leads to.
-    leads: dict[Place, list[Place]]
+    #: The places that it leads to, in the order in which they were found, and what each of
+    #: these leads to.
+    leads: dict[Place, list[Any]]
     #: What can end.
     can_end: set[Place]
     targets: list[Target]
@@ -181,15 +168,13 @@ def runs_freely(start: Node) -> bool:
     """Whether `start` leads, from one wait for one future to the next, to a body that
     waits for nothing. The short way for long chains; False where it is not that simple."""
     node = start
-    # No circle outlives the locked section that closes it, but one may be closing.
-    for _ in range(len(graph.waiting)):
-        if node.single is None or node.timed:
-            break
+    # No circle outlives the locked section that closes it: the only one here may be `start`'s.
+    while node.single is not None and not node.timed:
         following = graph.waiting.get(node.single)
         if following is None:
             return _obstacle(node.single) is None
         if following is start:
-            return False
+            break
         node = following
     return False
 
@@ -201,47 +186,42 @@ def explore(start: Node, *, past_queues: bool = False) -> Reach:
     for one of those who hold the slots of its service. "Can end" spreads backwards from
     what can, along each arrow once.
     """
-    leads: dict[Place, list[Place]] = {}
+    reach = Reach({}, set(), [])
     reached_from: dict[Place, list[Place]] = {start: []}
     places: list[Place] = [start]
-    can_end: set[Place] = set()
-    ending: list[Place] = []
-    targets: list[Target] = []
+    # How many of those that a place leads to must be able to end before it can.
+    missing: dict[Place, int] = {}
     for place in places:
-        leads[place], ends = _leads(place, past_queues, targets)
-        if ends:
-            ending.append(place)
-        for lead in leads[place]:
+        leads, missing[place] = _leads(place, past_queues, reach.targets)
+        reach.leads[place] = leads
+        for lead in leads:
             if lead not in reached_from:
-                reached_from[lead] = []
                 places.append(lead)
-            reached_from[lead].append(place)
-    missing = {place: 1 if _one_is_enough(place) else len(leads[place]) for place in places}
+            reached_from.setdefault(lead, []).append(place)
+    ending = [place for place in places if not missing[place]]
     for place in ending:
-        if place not in can_end:
-            can_end.add(place)
-            for waiting in reached_from[place]:
-                missing[waiting] -= 1
-                if missing[waiting] == 0:
-                    ending.append(waiting)
-    return Reach(places, leads, can_end, targets)
-
-
-def _one_is_enough(place: Place) -> bool:
-    return isinstance(place, Slots) or place.any
+        for waiting in reached_from[place]:
+            missing[waiting] -= 1
+            if not missing[waiting]:
+                ending.append(waiting)
+    reach.can_end.update(ending)
+    return reach
 
 
 def _leads(
     place: Place, past_queues: bool, targets: list[Target]
-) -> tuple[list[Place], bool]:
-    """What `place` waits for that waits itself, and whether it can end without those."""
+) -> tuple[list[Place], int]:
+    """What `place` waits for that waits itself, and how many of those must be able to end."""
     if isinstance(place, Slots):
         return _holders(place)
-    if place.wants is not None:
-        targets.append(Target(place.wants, None, place.worker))
-        return ([place.wants], False) if past_queues else ([], True)
+    if place.over():
+        return [], 0
+    if place.resumes:
+        worker = place.worker
+        assert worker is not None
+        targets.append(Target(worker.slots, None, worker))
+        return ([worker.slots], 1) if past_queues else ([], 0)
     leads: list[Place] = []
-    ends = place.timed  # explore: timed-can-end
     for future in list(place.pending):
         obstacle = _obstacle(future)
         if isinstance(obstacle, Node):
@@ -252,12 +232,13 @@ def _leads(
             assert isinstance(slots, Slots)
             if not _is_lent_to(place, obstacle):
                 targets.append(Target(slots, obstacle, None))
-            if past_queues and slots.max_workers is not None:
+            if past_queues:
                 leads.append(slots)
                 continue
         if place.any:
-            return leads, True
-    return leads, ends or not leads
+            return leads, 0
+    needed = 0 if place.timed else len(leads)  # explore: timed-can-end
+    return leads, min(needed, 1) if place.any else needed
 
 
 def _is_lent_to(node: Node, future: Submission[Any]) -> bool:
@@ -267,42 +248,41 @@ def _is_lent_to(node: Node, future: Submission[Any]) -> bool:
     return worker is not None and worker.lend is not None and worker.lend.future is future
 
 
-def _holders(slots: Slots) -> tuple[list[Place], bool]:
-    """The waits of the bodies that hold `slots`, and whether a slot is or comes free
-    without those."""
-    if slots.free or slots.lends or slots.opened < slots.bound:
-        return [], True
+def _holders(slots: Slots) -> tuple[list[Place], int]:
+    """The waits of the bodies that hold `slots`; none of them is needed where a slot is or
+    comes free without."""
     waits: list[Place] = []
+    if slots.free or slots.lends or slots.opened < slots.bound:
+        return waits, 0
+    # Who has lent its slot is no holder: the borrower is.
     for worker in slots.workers:
         if worker.slot:
             if worker.node is None:
-                return waits, True  # It executes, or is about to take something.
+                return [], 0  # It executes, or is about to take something.
             waits.append(worker.node)
-    # The others are with those that they were lent to, which hold them.
-    return waits, not waits
+    return waits, min(len(waits), 1)
 
 
-def can_lend(node: Node | None, slots: Slots) -> bool:
+def can_lend(node: Node, slots: Slots) -> bool:
     """Whether the body that waits in `node` holds one of `slots` and may lend it."""
-    if node is None or node.wants is not None or node.worker is None:
-        return False
     worker = node.worker
-    return (
-        worker.slot and worker.slots is slots and worker.node is node and slots.lends_slots
-    ) and not node.over()
+    assert worker is not None
+    return worker.slots is slots and worker.slot and slots.lends_slots and not node.over()
 
 
-def waiting_for(node: Node) -> Iterator[Node]:
-    """The bodies whose waits lead to the body of `node`, the nearest first."""
+def lenders(node: Node, slots: Slots) -> Iterator[Worker]:
+    """The bodies that may lend one of `slots` to what `node` waits for: its own, then those
+    whose waits lead to it, the nearest first."""
     seen = {node}
-    nodes = [node]
+    nodes = [node] if slots.lends_slots else []
     for there in nodes:
         assert there.worker is not None
+        if can_lend(there, slots):
+            yield there.worker
         for waiting in _direct(there.worker):
             if waiting not in seen:
                 seen.add(waiting)
                 nodes.append(waiting)
-                yield waiting
 
 
 def node_of(waiter: Any) -> Node | None:
@@ -313,8 +293,7 @@ def node_of(waiter: Any) -> Node | None:
 
 def _direct(worker: Worker) -> Iterator[Node]:
     """The waits for what `worker` executes, or for what follows it."""
-    future: Submission[Any] | None = worker.future
-    debt: Lend
+    future = worker.future
     for debt in worker.debts:
         # It waits for this alone, and need not have made a Watch for that.
         node = debt.lender.node

@@ -7,6 +7,7 @@ collector may run a `__del__` that cancels or waits while this thread holds it.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sysconfig
 import threading
@@ -35,6 +36,22 @@ class Guard:
 
 
 guard = Guard()
+
+
+class Sleeper:
+    """A thread that sleeps until something has changed."""
+
+    def __init__(self) -> None:
+        #: Released to have the thread look again.
+        self.lock = _thread.allocate_lock()
+        self.lock.acquire()
+
+    def ring(self) -> None:
+        """Have the thread look again. May be called too often, and late."""
+        try:
+            self.lock.release()
+        except RuntimeError:
+            pass  # It has not looked since the last time.
 
 
 def holding(lock: Lock, step: Callable[..., T], *args: Any) -> T:

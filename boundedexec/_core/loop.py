@@ -19,7 +19,7 @@ from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
 from .reporting import Failure, name_of, report
-from .slots import free_slot, keep, look, open_one, serve_resuming
+from .slots import free_slot, hand_out, keep, look, open_one
 from .state import SIGNAL, Slots, Worker, current_worker
 from .submission import ENDING, FINISHED, RUNNING, Submission, clock
 
@@ -209,7 +209,7 @@ def _idles(worker: Worker) -> bool:
     slots.free.append(worker.wake)  # explore: idle-and-free
     if slots.resuming:
         with guard.lock:
-            serve_resuming(slots)  # explore: idle-serves-resuming
+            hand_out(slots)  # explore: idle-serves-resuming
     if slots.queue:
         look(slots)  # explore: idle-so-look
     if slots.observers:
@@ -254,8 +254,6 @@ def _leave_slot(worker: Worker) -> None:
             worker.slot = False
             free_slot(slots)  # explore: leave-slot-free
     look(slots)  # explore: left-so-look
-    if slots.observers:
-        check_idle(slots)
 
 
 def end_one(slots: Slots) -> None:

@@ -6,11 +6,10 @@ neither says; README.md argues why these reads, in this order, are true of one i
 
 from __future__ import annotations
 
-import _thread
 import threading
 from collections.abc import Callable
 
-from .locking import exactly, locked
+from .locking import Sleeper, exactly, locked
 from .state import Observer, Slots
 
 
@@ -21,12 +20,11 @@ def is_idle(slots: Slots) -> bool:
 
 def _is_idle(slots: Slots) -> bool:
     return (
-        not slots.in_transit
-        and not slots.queue
+        not slots.queue  # explore: idle-queue
         and len(slots.free) == slots.opened  # explore: idle-slots
         and not slots.unslotted  # explore: idle-unslotted
-        and not slots.in_transit
-        and not slots.queue
+        and not slots.in_transit  # explore: idle-in-transit
+        and not slots.queue  # explore: idle-queue-again
     )
 
 
@@ -39,32 +37,20 @@ def check_idle(slots: Slots) -> None:
             observer.notify()
 
 
-class _SleepingThread(Observer):
-    """A thread in `wait_idle`; its lock is released when nothing was outstanding."""
-
-    def __init__(self) -> None:
-        self.satisfied = False
-        self.lock = _thread.allocate_lock()
-        self.lock.acquire()
+class _SleepingThread(Sleeper, Observer):
+    """A thread in `wait_idle`."""
 
     def notify(self) -> None:
-        self.satisfied = True
-        try:
-            self.lock.release()
-        except RuntimeError:
-            pass  # Notified before.
+        self.ring()
 
 
 def wait_idle(slots: Slots, timeout: float | None = None) -> bool:
     """Wait until nothing is outstanding; False when `timeout` seconds passed first."""
-    if is_idle(slots):
-        return True
     observer = _SleepingThread()
     seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
     try:
         observe(slots, observer)
-        observer.lock.acquire(True, seconds)
-        return observer.satisfied or is_idle(slots)
+        return observer.lock.acquire(True, seconds) or is_idle(slots)
     finally:
         slots.observers.pop(observer, None)
 

@@ -6,7 +6,12 @@ take entries out of `free`, and put entries in. So what is put in is looked afte
 
 from __future__ import annotations
 
+import sys
+
 from .state import UNBOUNDED, Slots, Worker
+
+#: Where a worker that has a thread is put in; those that have none come first, see `free`.
+_END = sys.maxsize
 
 
 def open_one(slots: Slots) -> None:
@@ -14,84 +19,75 @@ def open_one(slots: Slots) -> None:
     resume, which found none free."""
     while not slots.free and slots.opened < slots.bound:
         slots.opened += 1
-        if slots.resuming:  # explore: opened-for-resuming
-            grant(slots.resuming.popleft())
-            continue
-        slots.free.insert(0, slots.new_worker(slot=True).wake)
+        free_slot(slots)
 
 
 def free_slot(slots: Slots) -> None:
-    """A slot has lost its worker: to a body that resumes, or with another worker free."""
-    if slots.opened > slots.bound:
-        slots.opened -= 1  # explore: freed-above-bound
-    elif slots.resuming:  # explore: freed-for-resuming
-        grant(slots.resuming.popleft())
-    else:
-        worker = slots.spare.pop().worker if slots.spare else slots.new_worker(slot=True)
+    """A slot has no worker: have it free with one, unless it is needed elsewhere."""
+    if not _goes_elsewhere(slots):
+        worker = take_spare(slots)
         worker.slot = worker.signalled = True
-        if worker.begun:
-            slots.free.append(worker.wake)
-        else:
-            slots.free.insert(0, worker.wake)
-
-
-def grant(worker: Worker) -> None:
-    """Have a body that resumes go on with a slot that nobody else has."""
-    worker.slot = True
-    worker.slots.unslotted.discard(worker)  # explore: granted-slotted
-    close_lend(worker)  # explore: granted-closes-lend
-    if worker.node is not None:
-        worker.node.ring()  # explore: granted-rings
-
-
-def close_lend(worker: Worker) -> None:
-    """Let the borrower of this worker's slot keep it."""
-    if worker.lend is not None:
-        worker.lend.open = False
-        worker.lend = None
-
-
-def take_free(slots: Slots) -> bool:
-    """Take a slot out of `free`; its worker, if it has a thread, is idle without one."""
-    try:
-        for wake in slots.frees:
-            wake.worker.slot = wake.worker.signalled = False
-            if wake.worker.begun:
-                slots.spare.append(wake)
-            else:
-                slots.spare.insert(0, wake)
-            break
-    except IndexError:
-        return False
-    return True
-
-
-def serve_resuming(slots: Slots) -> None:
-    """Give what is free to the bodies that resume, in order."""
-    while slots.resuming and take_free(slots):
-        grant(slots.resuming.popleft())
-    open_one(slots)  # explore: taken-so-open
+        slots.free.insert(_END if worker.begun else 0, worker.wake)
 
 
 def keep(worker: Worker) -> bool:
     """Whether a worker between two bodies keeps its slot; if not, it has given it up."""
-    slots = worker.slots
+    worker.slot = not _goes_elsewhere(worker.slots)
+    return worker.slot
+
+
+def _goes_elsewhere(slots: Slots) -> bool:
+    """Close a slot that no worker has, or grant it to a body that resumes; False where
+    neither is to happen."""
     if slots.opened > slots.bound:
-        slots.opened -= 1
-    elif slots.resuming:
-        grant(slots.resuming.popleft())
+        slots.opened -= 1  # explore: freed-above-bound
+    elif slots.resuming:  # explore: freed-for-resuming
+        grant(next(iter(slots.resuming)))
     else:
-        return True
-    worker.slot = False
-    return False
+        return False
+    return True
+
+
+def grant(worker: Worker) -> None:
+    """Have a body go on with a slot that no worker has. If it has lent one, its borrower
+    keeps that."""
+    worker.slot = True
+    worker.lend = None  # explore: granted-closes-lend
+    worker.slots.unslotted.discard(worker)  # explore: granted-slotted
+    worker.slots.resuming.pop(worker, None)  # explore: granted-out-of-line
+    if worker.node is not None:
+        worker.node.ring()  # explore: granted-rings
+
+
+def hand_out(slots: Slots) -> None:
+    """Give free slots to the bodies that resume, close those above the bound, and open one
+    where none is left and there may be more."""
+    while (slots.resuming or slots.opened > slots.bound) and _take_free(slots):
+        _goes_elsewhere(slots)  # explore: taken-goes-elsewhere
+    open_one(slots)  # explore: taken-so-open
 
 
 def set_bound(slots: Slots, max_workers: int | None) -> None:
-    """Change the bound: open a slot where there may be more, close free ones above it."""
     slots.bound = UNBOUNDED if max_workers is None else max_workers
-    while slots.opened > slots.bound and slots.free and take_free(slots):
-        slots.opened -= 1  # explore: bound-closes
-    open_one(slots)  # explore: bound-opens
+    hand_out(slots)  # explore: bound-opens
+
+
+def _take_free(slots: Slots) -> bool:
+    """Take a slot out of `free`; its worker, if it has a thread, is idle without one."""
+    try:
+        # One run: an exception from outside cannot come between the two places.
+        for wake in slots.frees:
+            wake.worker.slot = wake.worker.signalled = False
+            slots.spare.insert(_END if wake.worker.begun else 0, wake)
+            return True
+    except IndexError:
+        pass
+    return False
+
+
+def take_spare(slots: Slots) -> Worker:
+    """A worker without a slot: an idle one, or one that can be started."""
+    return slots.spare.pop().worker if slots.spare else slots.new_worker()
 
 
 def look(slots: Slots) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 
-from .describing import current_frames, describe_call, shortened, stack
+from .describing import current_frames, describe, shortened, stack
 from .locking import locked
 from .reporting import name_of
 from .state import Slots, Worker
@@ -57,10 +57,9 @@ class _Watched:
         seconds = (clock() - worker.since) / _SECOND
         lines = stack(current_frames().get(worker.ident or 0), _LINES)
         _logger.warning(
-            "%s has run for %.1f s on %s\n%s",
-            describe_call(worker),
+            "a body has run for %.1f s: %s\n%s",
             seconds,
-            worker.name,
+            describe(worker, None),
             "\n".join(f"  {line}" for line in lines),
         )
 
@@ -68,7 +67,7 @@ class _Watched:
         first = late[0]
         call = name_of(call_of(first)) + shortened(first.args or (), first.kwargs or {})
         holders = [worker for worker in _workers(slots) if worker.fn is not None]
-        words = [f"{describe_call(worker)} on {worker.name}" for worker in holders[:_HOLDERS]]
+        words = [describe(worker, None) for worker in holders[:_HOLDERS]]
         if len(holders) > _HOLDERS:
             words.append(f"and {len(holders) - _HOLDERS} more")
         _logger.warning(

@@ -10,7 +10,7 @@ import _thread
 import itertools
 import operator
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -66,7 +66,7 @@ class Worker(ListedThread):
         "burst", "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
     )  # fmt: skip
 
-    def __init__(self, slots: Slots, name: str, slot: bool) -> None:
+    def __init__(self, slots: Slots, name: str) -> None:
         super().__init__(name, slots.settings.daemon)
         self.slots = slots
         #: Whether the thread has been started. False: `wake` starts it.
@@ -79,15 +79,16 @@ class Worker(ListedThread):
         self.gate.acquire()
         #: [lock, but for going on from one body to the next] Whether it holds a slot.
         #: True also while it stands in `free`: whoever wakes it there gives it the slot.
-        self.slot = slot
+        self.slot = False
         #: Whether the signal comes with the next wake-up, or has come and was not consumed.
-        self.signalled = slot
+        self.signalled = False
         #: The submission it has taken; its callable once it has the claim as well.
         self.future: Submission[Any] | None = None
         self.fn: Callable[..., Any] | None = None
         #: [lock] The lends by which it has its slot. The slot goes back to the last of them.
         self.debts: list[Lend] = []
-        #: [lock] Where its own slot is, if it has lent it.
+        #: [lock] By what it has lent its slot, if that comes back: otherwise the borrower
+        #: keeps the slot. None while it holds one.
         self.lend: Lend | None = None
         #: [lock] What it waits for, from when it looks what that leads to until it goes on.
         self.node: Node | None = None
@@ -161,14 +162,12 @@ def current_body() -> Worker | None:
 class Lend:
     """A slot on its way from a body that waits to what it waits for, and back."""
 
-    __slots__ = ("lender", "future", "open")
+    __slots__ = ("lender", "future")
 
     def __init__(self, lender: Worker, future: Submission[Any] | None) -> None:
         self.lender = lender
         #: The submission to start with the slot; None once it has, or for a body that resumes.
         self.future = future
-        #: [lock] Whether the slot goes back to the lender; if not, the borrower keeps it.
-        self.open = True
 
 
 class Observer:
@@ -278,7 +277,7 @@ class Slots(Owner):
     def _empty_workers(self) -> None:
         #: [lock] Bodies that want a slot back, in order; they go before the queue. Not empty
         #: only while `free` is, or while somebody is about to give them what is there.
-        self.resuming: deque[Worker] = deque()
+        self.resuming: OrderedDict[Worker, None] = OrderedDict()
         #: [lock] Slots that bodies have lent, until a worker has fetched them.
         self.lends: deque[Lend] = deque()
         #: [lock] The worker that was woken for the lends and has not come to them yet.
@@ -292,8 +291,8 @@ class Slots(Owner):
         self.spares: Iterator[Wake] = map(_last, itertools.repeat(self.spare))
         #: [lock] Every worker that was made and has not ended.
         self.workers: dict[Worker, None] = {}
-        #: [lock] Bodies that execute without a slot, or want one back: they are outstanding
-        #: though neither the queue nor a slot says so.
+        #: [lock] Bodies that have no slot and have lent none: they are outstanding though
+        #: neither the queue nor a slot says so.
         self.unslotted: set[Worker] = set()
         #: What else is outstanding: runs of a Coalescer that others can join and that are not
         #: queued yet, and what was taken out of the queue to fail. One entry for each thread
@@ -312,11 +311,11 @@ class Slots(Owner):
     def lends_slots(self) -> bool:
         return self.settings.lending and self.bound != UNBOUNDED
 
-    def new_worker(self, *, slot: bool) -> Worker:
+    def new_worker(self) -> Worker:
         """A worker whose thread has not been started; under the lock, or before others
         know these slots."""
         name = f"{self.settings.prefix}_{next(self._numbers)}"
-        worker = Worker(self, name, slot)
+        worker = Worker(self, name)
         self.workers[worker] = None
         return worker
 

@@ -96,7 +96,7 @@ def _sighting(worker: Worker) -> Sighting | None:
     if future is None or worker.fn is None:
         return None
     state: State = "running"
-    if worker.node is not None and worker.node.wants is not None:
+    if worker.node is not None and worker.node.resumes:
         state = "resuming"
     elif worker.lend is not None:
         # Not where the wait ran out of time, and it goes on while its slot is lent.

@@ -250,6 +250,24 @@ MUTATIONS = [
         "idle_beside_a_yield",
     ),
     Mutation(
+        "idle-queue",
+        "the queue is not looked at before the slots",
+        "return len(slots.free) == slots.opened and not (slots.unslotted or slots.queue)",
+        "idle_beside_a_submit",
+    ),
+    Mutation(
+        "idle-in-transit",
+        "what is being handed over is not looked at after the slots",
+        "cut",
+        "idle_beside_a_join",
+    ),
+    Mutation(
+        "idle-queue-again",
+        "the queue is not looked at after what is being handed over",
+        "cut",
+        "idle_beside_a_join",
+    ),
+    Mutation(
         "observed-so-look",
         "who waits for everything does not look once it can be notified",
         "drop",
@@ -306,15 +324,15 @@ MUTATIONS = [
         "resume_takes_the_last_free_slot",
     ),
     Mutation(
-        "bound-closes",
+        "taken-goes-elsewhere",
         "a smaller bound takes free slots and counts them on",
         "slots.opened += 0",
         "a_smaller_bound_beside_submits",
     ),
     Mutation(
-        "opened-for-resuming",
+        "freed-for-resuming",
         "a slot that is opened goes to nobody who resumes",
-        "if False:",
+        "elif False:",
         "resume_beside_an_opening",
         "free",
     ),
@@ -352,13 +370,21 @@ MUTATIONS = [
         "resume-came-back",
         "a body that resumes does not see that its slot came back in between",
         "drop",
-        "lend_on_to_the_next",
+        "a_lender_goes_on_with_another_slot",
     ),
     # Lending.
     Mutation(
+        "queued-by-claim",
+        "without a GIL, a slot is lent to what is claimed and has no state yet",
+        "return isinstance(future, Submission) and future.state == 'PENDING'"
+        " and isinstance(future.owner, Slots) and not future.owed",
+        "lend_beside_a_cancel",
+        "free",
+    ),
+    Mutation(
         "leave-withdraws",
         "a lend that nobody has fetched is not withdrawn",
-        "if False:",
+        "if body.slot or not had_slot:",
         "a_timed_lend",
     ),
     Mutation(
@@ -370,7 +396,7 @@ MUTATIONS = [
     Mutation(
         "refused-rings",
         "a lender whose lend cannot be fetched is not woken",
-        "drop",
+        "lender.slot, lender.lend = True, None",
         "a_lend_whose_start_fails",
     ),
     Mutation(
@@ -416,10 +442,10 @@ MUTATIONS = [
         "a_lender_goes_on_with_another_slot",
     ),
     Mutation(
-        "given-back-to-resuming",
-        "a lender that resumes has its slot back and stands in line",
+        "granted-out-of-line",
+        "a body that resumes has its slot again and stands in line",
         "drop",
-        "a_timed_lend_and_another",
+        "two_slots_two_resume",
     ),
     Mutation(
         "lend-to-resuming",
@@ -442,7 +468,7 @@ MUTATIONS = [
     Mutation(
         "timed-can-end",
         "a wait with a time limit cannot end by itself",
-        "ends = False",
+        "needed = len(leads)",
         "a_timed_wait_in_a_circle",
     ),
     # Workers that end.

@@ -103,6 +103,25 @@ def joined_beside_an_end(world: World) -> None:
     world.after.append(lambda: same(joined is first, "second" not in world.ran))
 
 
+@scenario(3, 1)
+def idle_beside_a_join(world: World) -> None:
+    """A body joins a run that another thread is just handing over, and ends: that run is
+    outstanding, and nothing else."""
+    service = world.service()
+    coalescer = world.package.Coalescer(service)
+    joined: list[Any] = []
+
+    def join() -> None:
+        joined.append(world.accept(coalescer.join("key", world.body("second"))))
+
+    world.thread(lambda: world.accept(coalescer.join("key", world.body("first"))))
+    world.submit("body", join)
+    if world.package.rooms.outstanding.is_idle(service._slots):
+        declare(world)
+        assert "body" in world.ended, "a body was outstanding"
+        assert joined[0].done(), "what a body joined was outstanding"
+
+
 @scenario(2, 2)
 def coalesced_join_beside_block_till_done(world: World) -> None:
     """Who joins a run that another is just handing over has something outstanding."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from scenarios import scenario
 from scenarios_slots import yielding
-from scheduler import declare
-from world import Gate, World, meeting, same
+from scheduler import DECLARED, Run, declare
+from world import Gate, World, meeting, nap, same
 
 # Cancelling.
 
@@ -234,6 +234,19 @@ def idle_beside_an_end(world: World) -> None:
     world.submit("second")
     if world.package.rooms.outstanding.is_idle(service._slots):
         world.finds("first", "second")
+
+
+@scenario(3, 2)
+def idle_beside_a_submit(world: World) -> None:
+    """Nor while another thread, which has queued something, wakes a worker for that."""
+    service = world.service()
+    world.thread(lambda: world.submit("body"))
+    slots = service._slots
+    nap()
+    assert Run.current is not None
+    Run.current.touch(slots.queue, None, False, DECLARED)
+    if slots.queue and world.package.rooms.outstanding.is_idle(slots):
+        world.finds("body")
 
 
 @scenario(3, 2)

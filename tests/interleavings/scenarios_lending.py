@@ -46,8 +46,12 @@ def lend_beside_block_till_done(world: World) -> None:
 
 @scenario(2, 2)
 def lend_beside_a_cancel(world: World) -> None:
-    """What a body lends its slot to is cancelled: it goes on, with its slot."""
-    world.service()
+    """What a body lends its slot to is cancelled: it goes on, with its slot, and lends none to
+    what is cancelled already."""
+    lends: list[None] = []
+    recorder = world.package.rooms.recording.Recorder()
+    recorder.lent = lambda: lends.append(None)
+    world.service()._slots.recorder = recorder
     inner: list[Any] = []
     known = Gate()
 
@@ -63,6 +67,7 @@ def lend_beside_a_cancel(world: World) -> None:
     known.wait()
     inner[0].cancel()
     world.after.append(lambda: same(inner[0].cancelled(), "inner" not in world.ran))
+    world.after.append(lambda: same(lends[1:], []))
 
 
 @scenario(2, 1)

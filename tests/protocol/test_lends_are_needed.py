@@ -8,6 +8,7 @@ import pytest
 from helpers import LIMIT, NewService
 
 from boundedexec._core import lending
+from boundedexec._core.state import Lend
 
 DEPTH = 200
 
@@ -19,14 +20,14 @@ def test_a_chain_of_waits_lends_once_for_each_level(
     # one of their slots came back unused it was lent to the next, at every level: the cost
     # of a chain was the square of its depth.
     service = new_service(8)
-    lent: list[object] = []
-    lend_to_queued = lending.lend_to_queued
+    lent: list[Any] = []
 
-    def counting(lender: Any, future: Any) -> None:
-        lent.append(future)
-        lend_to_queued(lender, future)
+    class Counted(Lend):
+        def __init__(self, lender: Any, future: Any) -> None:
+            super().__init__(lender, future)
+            lent.append(self)
 
-    monkeypatch.setattr(lending, "lend_to_queued", counting)
+    monkeypatch.setattr(lending, "Lend", Counted)
 
     def body(level: int) -> int:
         return service.submit(body, level + 1).result() if level < DEPTH else level
