@@ -62,35 +62,26 @@ def _refuses(slots: Slots) -> bool:
     return body is None or body.slots.settings.daemon
 
 
-def publish(slots: Slots, future: Submission[Any], owed: bool = False) -> None:
+def publish(slots: Slots, future: Submission[Any]) -> None:
     """Queue a submission, and see to it that it is started when it may be.
 
     Takes no lock. What it raises, but for a Ctrl-C, says that the submission was not
     accepted; the claim is the caller's then.
     """
     slots.queue.append(future)  # explore: queued-then-look
-    # Queued, so look. For a shutdown first: it may have returned meanwhile, and then no
-    # thread may be woken any more; if not, it sees what is queued.
-    refusal = None if owed and not slots.broken else slots.refusal
+    # Where a signal is on its way, the worker looks when it has arrived.
+    if slots.refusal is not None or (slots.free and slots.quiet):
+        start_queued(slots, future)
+
+
+def start_queued(slots: Slots, future: Submission[Any]) -> None:
+    """The second half of `publish`. Queued, so look."""
+    # For a shutdown first: it may have returned meanwhile, and then no thread may be woken
+    # any more; if not, it sees what is queued.
+    refusal = slots.refusal
     if refusal is not None and _refuses(slots) and future.claim():
         take_out(slots, future)  # explore: refused-take-out
         raise refusal()
-    # Where a signal is on its way, the worker looks when it has arrived.
-    if slots.free and slots.quiet:
-        _signal_for(slots, future)
-
-
-def take_out(slots: Slots, future: Submission[Any]) -> None:
-    """Have a submission that was claimed, and will not be started, be outstanding no longer."""
-    try:
-        slots.queue.remove(future)
-    except ValueError:
-        pass  # A worker has dropped it.
-    if slots.observers:
-        check_idle(slots)
-
-
-def _signal_for(slots: Slots, future: Submission[Any]) -> None:
     try:
         slots.signal()
     except RecursionError:
@@ -102,6 +93,16 @@ def _signal_for(slots: Slots, future: Submission[Any]) -> None:
         # explore: start-failed-others
         fail_queued(slots, error)  # Others may have relied on this signal.
         raise
+
+
+def take_out(slots: Slots, future: Submission[Any]) -> None:
+    """Have a submission that was claimed, and will not be started, be outstanding no longer."""
+    try:
+        slots.queue.remove(future)
+    except ValueError:
+        pass  # A worker has dropped it.
+    if slots.observers:
+        check_idle(slots)
 
 
 # Shutdown.
@@ -117,8 +118,7 @@ def close(
         slots.checked = True
     if cancel:
         slots.cancelling = True
-        for future in list(slots.owed):
-            future.cancel_even_if_shared()
+        _cancel_owed(slots)
         _cancel_queued(slots)
     slots.ending = True
     try:
@@ -126,6 +126,16 @@ def close(
     except RuntimeError as error:
         fail_queued(slots, error)
     end_one(slots)  # explore: close-ends-one
+
+
+def _cancel_owed(slots: Slots) -> None:
+    """Cancel what follows a body that executes; what this misses is when that body is over."""
+    for worker in list(slots.workers):
+        future = worker.future
+        while future is not None:
+            future = future.successor
+            if future is not None:
+                future.cancel_even_if_shared()
 
 
 def _cancel_queued(slots: Slots) -> None:

@@ -167,7 +167,7 @@ class Slots(Owner):
         "settings", "work", "bound", "propagate", "checked", "refusal", "grace_ends", "cancelling",
         "broken", "ending", "recorder", "service", "_numbers", "opened", "free", "queue", "quiet",
         "takes", "frees", "pops", "resuming", "lends", "fetcher", "preparing",
-        "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit", "owed",
+        "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit",
         "observers", "__weakref__",
     )  # fmt: skip
 
@@ -256,8 +256,6 @@ class Slots(Owner):
         #: queued yet, and what was taken out of the queue to fail. One entry for each thread
         #: that does so, and written by it.
         self.in_transit: set[object] = set()
-        #: Runs that are owed: each is queued before the body that it follows has ended.
-        self.owed: dict[Submission[Any], None] = {}
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
 
