@@ -48,9 +48,20 @@ def check_accepts(slots: Slots) -> None:
     if bound is None or slots.free or len(slots.queue) < bound or slots.opened < slots.bound:
         return
     # What was cancelled is in the queue until a worker comes to it.
-    queued = sum(future.state is PENDING for future in slots.queue.copy())
+    queued = sum(future.state is PENDING for future in _queued(slots))
     if queued >= bound and admitting.get() is not slots:
         raise QueueFull(f"{bound} submissions are queued, and no slot is free")
+
+
+def _queued(slots: Slots) -> list[Submission[Any]]:
+    """A copy of the queue. Without a GIL others may change it meanwhile."""
+    while True:
+        try:
+            return list(slots.queue)
+        except RecursionError:
+            raise
+        except RuntimeError:
+            pass  # "deque mutated during iteration".
 
 
 def _refuses(slots: Slots) -> bool:
@@ -145,7 +156,7 @@ def _cancel_queued(slots: Slots) -> None:
     the stdlib's pool, whose `submit` waits for its thread.
     """
     spared = locked(_count_free, slots)
-    for place, future in enumerate(slots.queue.copy()):
+    for place, future in enumerate(_queued(slots)):
         if place >= spared:
             future.cancel_even_if_shared()
     look(slots)
