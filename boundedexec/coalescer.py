@@ -1,10 +1,8 @@
 """Coalescer: at most one run per key in flight; what arrives meanwhile becomes one re-run.
 
-A key in flight has one entry in the table, its current run, and that has at most one
-`following`: the re-run that is owed. On a Service a run's future is the submission itself,
-so a run costs little more than one. On another executor, or a subclass of Service with a
-`submit` of its own, the executor is handed the callable, and the run's future ends when
-what the executor returned does.
+On a Service a run's future is the submission itself, so a run costs little more than one.
+On another executor, or a subclass of Service with a `submit` of its own, the executor is
+handed the callable, and the run's future ends when what the executor returned did.
 
 The executor is never called under a lock.
 """
@@ -21,21 +19,14 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from ._core.graph import node_of
+from ._core.graph import ring_waiters
 from ._core.locking import headroom
 from ._core.outstanding import check_idle
-from ._core.pool import admitting, check_accepts, see_to
+from ._core.pool import admitting, check_accepts, start_queued
 from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
-from ._core.state import Slots
-from ._core.submission import (
-    CANCELLATION,
-    Owner,
-    Submission,
-    clock,
-)
-from ._core.threads import PerThread
+from ._core.submission import CANCELLATION, Owner, Submission
 from .service import Service, slots_of
 
 __all__ = ["Coalescer"]
@@ -44,28 +35,28 @@ K = TypeVar("K", bound=Hashable)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
 class _Body:
     """What a subclass of Service with a `submit` of its own is handed: it begins the run."""
 
-    def __init__(self, run: Run, coalescer: Coalescer[Any]) -> None:
-        self._run = run
-        self._coalescer = coalescer
-        #: Kept, for a `submit` that wraps this may call it again.
-        self._call: Call | None = None
-        #: What a person calls it by, see `name_of`.
-        self.func: object = self
+    #: What a person calls it by, see `name_of`.
+    func: Callable[..., Any]
+    #: Kept, for a `submit` that wraps this may call it again.
+    _call: Call | None = None
+
+    def __init__(self, begin: Callable[[], Call | None]) -> None:
+        self._begin = begin
 
     def __call__(self) -> Any:
-        if self._call is None:
-            self._call = self._coalescer.locked(self._run.begin)
+        self._call = self._call or self._begin()
         if self._call is None:
             return None  # Cancelled.
         self.func, args, kwargs, context = self._call
         enter = operator.call if context is None else context.copy().run
-        return enter(self._call[0], *args, **kwargs)
+        return enter(self._call[0], *args, **(kwargs or {}))
 
 
-class Coalescer(Runs, Generic[K]):
+class Coalescer(Generic[K]):
     """At most one run per key in flight; what arrives meanwhile becomes one re-run.
 
     Args:
@@ -82,17 +73,25 @@ class Coalescer(Runs, Generic[K]):
         if not callable(getattr(executor, "submit", None)):
             raise TypeError(f"a Coalescer needs an executor with submit, not {executor!r}")
         self._executor = executor
-        self._service = executor if isinstance(executor, Service) else None
+        self._attach()
+        _every[id(self)] = weakref.WeakMethod(self._lose, partial(_every.pop, id(self)))
+
+    def _attach(self) -> None:
+        executor = self._executor
+        self._slots = slots_of(executor) if isinstance(executor, Service) else None
+        #: Whether runs stand in the service's queue themselves.
         self._direct = getattr(type(executor), "submit", None) is Service.submit
-        super().__init__(self._new_owner())
-        _register(self)
+        if self._slots is None:
+            self._runs = Runs(Owner(), id)
+        elif self._direct:
+            self._runs = Runs(self._slots, self._slots.queue.append)
+        else:
+            self._runs = Runs(Owner(), self._slots.in_transit.add)
 
-    def _slots(self) -> Slots | None:
-        return None if self._service is None else slots_of(self._service)
-
-    def _new_owner(self) -> Owner:
-        slots = self._slots()
-        return slots if slots is not None and self._direct else Owner()
+    def _lose(self) -> None:
+        """In a forked child what was in flight is not, and a service has new slots."""
+        self._runs.owner.lost = True
+        self._attach()
 
     def submit(
         self, key: K, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -123,238 +122,163 @@ class Coalescer(Runs, Generic[K]):
     ) -> concurrent.futures.Future[Any]:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
-        headroom(8)
-        slots = self._slots()
+        slots, runs = self._slots, self._runs
         if slots is not None and slots.refusal is not None:
             check_accepts(slots)
-        plain = slots is not None and not slots.propagate
-        call = fn, args, kwargs, None if plain else copy_context()
+        context = copy_context() if slots is None or slots.propagate else None
+        call = fn, args, kwargs or None, context
         number = hash(key)
-        current = self.table.find(number, key)
+        current = runs.find(number, key) if number in runs.table else None
         if current is not None:
-            joined = self.locked(self.join_current, current, call, content)
+            joined = runs.join(current, call, content)
             if joined is not None:
                 return joined
-        run = Run(self, key, number, call)
-        if slots is None:
-            return self._enter_and_hand_over(run, content)
-        try:
-            # explore: run-in-transit
-            slots.in_transit.add(run)  # Outstanding before another can join it.
-            joined = self._enter_and_hand_over(run, content)
-        finally:
-            slots.in_transit.discard(run)
-            if slots.observers:
-                check_idle(slots)
-        return joined
+        elif slots is not None and slots.checked and self._direct:
+            check_accepts(slots)
+        run = Run(runs, key, number, call)
+        return self._queue(run, content) if self._direct else self._hand_over(run, content)
 
-    def _enter_and_hand_over(self, run: Run, content: bool) -> Run:
+    def _queue(self, run: Run, content: bool) -> Run:
+        """Have the run itself stand in the service's queue, unless it joins or follows one."""
+        slots = self._slots
+        assert slots is not None
+        if slots.free and slots.quiet:
+            headroom(8)  # A worker is to be woken.
+        if slots.recorder is not None:
+            slots.recorder.submitted(run)
         try:
-            joined = self.locked(self.enter, run, content)
-            if joined is run and not run.owed:
-                if self._direct:
-                    self._queue(run, owed=False)
-                else:
-                    self.hand_over(run, owed=False)
-        except BaseException as error:
-            if self._direct and isinstance(error, Exception):
-                self._not_accepted(run, error, owed=False)
-            else:
-                self._recover(run)
+            joined = self._runs.enter(run, content)
+            if joined is not None:
+                return joined
+            if slots.refusal is not None or (slots.free and slots.quiet):
+                start_queued(slots, run)
+        except RuntimeError as error:
+            run.decide(None, Failure(error, "a run", not run.shared))
+            run.call_back()
             raise
-        if joined is not run:
-            run.claim()
-            run.let_go()  # It refers to itself.
-        return joined
+        except BaseException:  # A Ctrl-C.
+            run.cancel()
+            look(slots)  # Where others have joined it.
+            raise
+        return run
 
-    def _recover(self, run: Run) -> None:
-        """A submit raises, perhaps for a Ctrl-C: end or hand over a run that is current and
-        that nobody else would."""
-        if run.begun or run.over or run.owed or not self.locked(self.table.has, run):
-            return
-        if not run.shared and run.cancel():
-            return
-        slots = self._slots()
-        if slots is None or not self._direct or run not in slots.queue.copy():
-            self.hand_over(run, owed=True)  # Others have joined it.
-        else:
-            look(slots)
+    # On another executor.
 
-    def hand_over(self, run: Run, *, owed: bool) -> None:
-        """Give a run to the executor. Raises what that raises, unless it was owed.
-
-        A loop, for an executor may run each at once, and each may be followed by the next.
-        A run that ends before this thread has handed it over leaves what follows it in
-        `deferred`, and is called back when that is handed over: a callback may wait for it.
-        """
-        if self._direct:
-            self._hand_over_one(run, owed)
-            return
-        over: Run | None = None
-        before = _handing_over.get()
+    def _hand_over(self, run: Run, content: bool) -> Run:
+        """Have the executor run it, unless it joins or follows one."""
+        headroom()
+        slots, over = self._slots, False
         try:
-            while True:
-                _handing_over.set(run)
-                self._hand_over_one(run, owed)
-                if over is not None:
-                    over.call_back()
-                if run.deferred is None:
-                    break
-                over, run, owed = run, run.deferred, True
-        finally:
-            _handing_over.set(before)
-
-    def _hand_over_one(self, run: Run, owed: bool) -> None:
-        run.owed = False
-        run.predecessor = None
-        slots = self._slots()
-        try:
-            if owed and slots is not None and slots.cancelling:
-                run.cancel_even_if_shared()
-            elif self._direct:
-                self._queue(run, owed)
-            else:
-                self._give(run, owed)
+            joined = self._runs.enter(run, content)
+            if joined is None:
+                over = self._give(run, owed=False)
         except BaseException as error:
-            if self._direct and not isinstance(error, Exception):
-                raise  # A Ctrl-C; the run may be queued, see `_recover`.
-            self._not_accepted(run, error, owed)
-            if not owed:
-                raise
+            run.decide(None, Failure(error, "a run", not run.shared))
+            over = True
+            raise
+        finally:
+            if slots is not None:
+                slots.in_transit.discard(run)
+                if slots.observers:
+                    check_idle(slots)
+            if over:
+                self._follow(run)
+        return run if joined is None else joined
 
-    def _not_accepted(self, run: Run, error: BaseException, owed: bool) -> None:
-        following = self.leave_run(run)
-        run.decide(None, Failure(error, "a run", not owed and not run.shared))
-        if following is not None:
-            self.hand_over(following, owed=True)
-        run.call_back()
-
-    def _queue(self, run: Run, owed: bool) -> None:
-        """Have the run itself stand in the service's queue."""
-        if run.over:
-            return  # Cancelled before it was its turn.
-        assert self._service is not None
-        slots = slots_of(self._service)
-        if owed:
-            slots.owed.pop(run, None)
-            run.serial = clock()
-        if slots.checked:
-            if not owed:
-                check_accepts(slots)
-            if slots.recorder is not None:
-                slots.recorder.submitted(run)
-        slots.queue.append(run)
-        see_to(slots, run, owed)
-        if run.watch is not None:
-            _ring_waiters(run)  # explore: queued-rings
-
-    def _give(self, run: Run, owed: bool) -> None:
-        """Have the executor accept the callable."""
-        call = run.call if self._service is not None else self.locked(run.begin)
+    def _give(self, run: Run, *, owed: bool) -> bool:
+        """Have the executor accept the callable; whether the run is over by now."""
+        slots = self._slots
+        if owed and slots is not None and slots.cancelling:
+            run.cancel_even_if_shared()
+        call = run.call if slots is not None else self._runs.begin(run)
         if call is None:
-            return
+            return False  # Cancelled.
         fn, args, kwargs, context = call
+        if slots is not None:
+            fn, args, kwargs = _Body(partial(self._runs.begin, run)), (), None
         before = admitting.get()
-        admitting.set(self._slots() if owed else before)
+        admitting.set(slots if owed else before)
         try:
             # The context of a submit is where the executor finds what it passes on. A copy,
             # for the body may be in it before the executor returns.
             enter = operator.call if context is None else context.copy().run
-            if self._service is not None:
-                inner = enter(self._executor.submit, _Body(run, self))
-            else:
-                inner = enter(self._executor.submit, fn, *args, **kwargs)
+            inner = enter(self._executor.submit, fn, *args, **(kwargs or {}))
         finally:
             admitting.set(before)
         if isinstance(inner, Submission):
             inner.silence()
-            inner.successor = run
+            if not isinstance(inner, Run):
+                inner.successor = run
         run.predecessor = inner
-        _ring_waiters(run)
+        ring_waiters(run)
+        if inner.done():  # Looked for here, so that those who run each at once do not nest.
+            _decide_as(run, inner)
+            return True
         inner.add_done_callback(partial(self._on_done, run))
+        return False
 
     def _on_done(self, run: Run, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it."""
-        following = self.leave_run(run)
-        self._decide_as(run, inner)
-        if following is not None:
-            if _handing_over.get() is run:
-                run.deferred = following
-                return
-            self._hand_over_after(inner, following)
-        run.call_back()
-
-    def _decide_as(self, run: Run, inner: concurrent.futures.Future[Any]) -> None:
-        if inner.cancelled():
-            run.decide(None, CANCELLATION)
-            return
-        exception = inner.exception()
-        if exception is None:
-            run.decide(inner.result(), None)
-        else:
-            run.decide(None, Failure(exception, "a run", False))
-
-    def _hand_over_after(self, inner: concurrent.futures.Future[Any], following: Run) -> None:
-        if self._service is None and _may_hold_a_lock(inner):
+        _decide_as(run, inner)
+        # The stdlib's pools cancel and break under the lock of their `submit`.
+        broken = inner.cancelled() or isinstance(
+            inner.exception(), concurrent.futures.BrokenExecutor
+        )
+        if broken and run.successor is not None and self._slots is None:
             try:
-                hand_over = partial(self.hand_over, following, owed=True)
-                threading.Thread(target=hand_over, daemon=True).start()
+                threading.Thread(target=self._follow, args=(run,), daemon=True).start()
+                run.call_back()
                 return
             except RuntimeError:
                 pass  # Here, then, and at one's own risk.
-        self.hand_over(following, owed=True)
+        self._follow(run)
+
+    def _follow(self, run: Run) -> None:
+        """Hand over what follows a run that is over, then call back: a callback may wait for
+        that. A loop, for an executor may run each at once."""
+        following: Any
+        while True:
+            following, run.successor = run.successor, None
+            over = False
+            if following is not None:
+                try:
+                    over = self._give(following, owed=True)
+                except BaseException as error:
+                    following.decide(None, Failure(error, "a run", False))
+                    over = True
+            run.call_back()
+            if following is None or not over:
+                return
+            run = following
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self._runs)
 
     def __contains__(self, key: object) -> bool:
-        return self.locked(self.table.find, hash(key), key) is not None
+        return self._runs.find(hash(key), key) is not None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} keys={len(self)} of {self._executor!r}>"
 
-    def lose_all(self) -> None:
-        """In a forked child, what was in flight is not."""
-        self.owner.lost = True
-        self.lose(self._new_owner())
+
+def _decide_as(run: Run, inner: concurrent.futures.Future[Any]) -> None:
+    if inner.cancelled():
+        run.decide(None, CANCELLATION)
+    elif (exception := inner.exception()) is not None:
+        run.decide(None, Failure(exception, "a run", False))
+    else:
+        run.decide(inner.result(), None)
 
 
-#: The run that this thread is handing over.
-_handing_over = PerThread()
-
-
-def _ring_waiters(run: Run) -> None:
-    """Bodies that wait for a run that is queued by now may have a slot to lend."""
-    watch = run.watch
-    for waiter in [] if watch is None else list(watch.waiters):
-        node = node_of(waiter)
-        if node is not None:
-            node.changed = True
-            node.ring()
-
-
-def _may_hold_a_lock(inner: concurrent.futures.Future[Any]) -> bool:
-    """Whether the stdlib's pools may be calling back under the lock of their `submit`:
-    they cancel and break under it."""
-    return inner.cancelled() or isinstance(
-        inner.exception(), concurrent.futures.BrokenExecutor
-    )
-
-
-# Every Coalescer there is, for fork; in single steps, as in `_core.pool`.
-_every: dict[int, weakref.ref[Coalescer[Any]]] = {}
-
-
-def _register(coalescer: Coalescer[Any]) -> None:
-    key = id(coalescer)
-    _every[key] = weakref.ref(coalescer, partial(_every.pop, key))
+# What every Coalescer does in a forked child; in single steps, as in `_core.pool`.
+_every: dict[int, weakref.ref[Callable[[], None]]] = {}
 
 
 def _lose_all() -> None:
     for reference in list(_every.values()):
-        coalescer = reference()
-        if coalescer is not None:
-            coalescer.lose_all()
+        lose = reference()
+        if lose is not None:
+            lose()
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,7 @@ from typing import TextIO
 from ._core.describing import current_frames, stack
 from ._core.pool import living
 from ._core.reporting import name_of
+from ._core.slots import queue_now
 from ._core.state import Slots
 from ._core.stats import Stats, stats
 from ._core.tasks import Task, call_of, executing, to_tasks
@@ -57,7 +58,7 @@ def _lines(slots: Slots) -> Iterator[str]:
     if waits:
         yield "  who waits for whom"
         yield from waits
-    calls = (call_of(future) for future in slots.queue.copy())
+    calls = (call_of(future) for future in queue_now(slots))
     queued = Counter(name_of(fn) for fn in calls if fn is not None)
     if queued:
         yield "  queued"

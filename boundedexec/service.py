@@ -19,7 +19,7 @@ from ._core.blocking import SlotYielded
 from ._core.future import Future
 from ._core.locking import headroom, locked
 from ._core.outstanding import wait_idle
-from ._core.pool import admit, close, join, make_slots, retire, see_to, take_out
+from ._core.pool import admit, close, join, make_slots, retire, start_queued, take_out
 from ._core.slots import look, set_bound
 from ._core.state import Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
@@ -165,7 +165,7 @@ class Service(concurrent.futures.Executor):
             # Queued, so look. Where a signal is on its way, the worker looks when it has
             # arrived.
             if (slots.free and slots.quiet) or slots.refusal is not None:
-                see_to(slots, future)
+                start_queued(slots, future)
         except BaseException:
             # Nobody has the future. Claimed without a call: there may be no frame for one.
             try:

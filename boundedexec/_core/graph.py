@@ -72,7 +72,8 @@ class Node(Sleeper):
                 return future
             # What has started or is another service's is no candidate later either; but a
             # run that is owed may be.
-            if isinstance(future, Submission) and future.owed:
+            own = isinstance(future, Submission) and future.owner is slots
+            if own and future.predecessor is not None:
                 break
             del self._maybe_queued[future]
         return None
@@ -125,7 +126,7 @@ def is_queued(future: Any) -> TypeGuard[Submission[Any]]:
         # explore: queued-by-claim
         and hasattr(future, "fn")  # pyright: ignore[reportUnknownArgumentType]
         and isinstance(future.owner, Slots)
-        and not future.owed
+        and future.predecessor is None
     )
 
 
@@ -300,9 +301,22 @@ def _direct(worker: Worker) -> Iterator[Node]:
         if node is not None and future in node.pending:
             yield node
     while future is not None:
-        watch = future.watch
-        for waiter in [] if watch is None else list(watch.waiters):
-            node = node_of(waiter)
-            if node is not None and node.worker is not None and node.worker.node is node:
+        for node in _nodes_at(future):
+            if node.worker is not None and node.worker.node is node:
                 yield node
         future = future.successor
+
+
+def _nodes_at(future: Submission[Any]) -> Iterator[Node]:
+    watch = future.watch
+    for waiter in [] if watch is None else list(watch.waiters):
+        node = node_of(waiter)
+        if node is not None:
+            yield node
+
+
+def ring_waiters(future: Submission[Any]) -> None:
+    """Bodies that wait for a run that is queued by now may have a slot to lend."""
+    for node in _nodes_at(future):
+        node.changed = True
+        node.ring()

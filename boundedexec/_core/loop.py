@@ -25,7 +25,7 @@ from .submission import ENDING, FINISHED, RUNNING, Submission, clock
 
 
 class LateCall(Protocol):
-    """A submission without `args` says at its start what is to be called: this is its `fn`."""
+    """A submission without `args`: it says at its start what is to be called."""
 
     def start(
         self,
@@ -342,8 +342,8 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     late: LateCall | None = None
     args = future.args
     if args is None:
-        late = fn
-        fn, args, future.kwargs, future.context = fn.start()
+        late = future  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+        fn, args, future.kwargs, future.context = late.start()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
         future.args, worker.fn = args, fn
     run = worker.run
     if future.context is not None or worker.presets:

@@ -14,7 +14,7 @@ from .describing import origin
 from .locking import exactly, locked
 from .loop import end_one, work
 from .outstanding import check_idle, fail_queued, is_idle, wait_idle
-from .slots import look, open_one
+from .slots import look, open_one, owed, queue_now
 from .state import AFTER_EXIT, AFTER_SHUTDOWN, Settings, Slots, Worker, current_body
 from .submission import PENDING, Submission
 from .threads import DAEMONS_ALLOWED, PerThread
@@ -63,7 +63,7 @@ def check_accepts(slots: Slots) -> None:
     if bound is None or slots.free or len(slots.queue) < bound or slots.opened < slots.bound:
         return
     # What was cancelled is in the queue until a worker comes to it.
-    queued = sum(future.state is PENDING for future in slots.queue.copy())
+    queued = sum(future.state is PENDING for future in queue_now(slots))
     if queued >= bound and admitting.get() is not slots:
         exactly(slots.count_refused)
         raise QueueFull(f"{bound} submissions are queued, and no slot is free")
@@ -78,33 +78,18 @@ def _refuses(slots: Slots) -> bool:
     return body is None or body.slots.settings.daemon
 
 
-def see_to(slots: Slots, future: Submission[Any], owed: bool = False) -> None:
-    """A submission was queued: see to it that it is started when it may be.
+def start_queued(slots: Slots, future: Submission[Any]) -> None:
+    """A submission was queued, so look: see to it that it is started when it may be.
 
     Takes no lock. What it raises, but for a Ctrl-C, says that the submission was not
     accepted; the claim is the caller's then.
     """
     # For a shutdown first: it may have returned meanwhile, and then no thread may be woken
     # any more; if not, it sees what is queued.
-    refusal = None if owed and not slots.broken else slots.refusal
+    refusal = slots.refusal
     if refusal is not None and _refuses(slots) and future.claim():
         take_out(slots, future)  # explore: refused-take-out
         raise refusal()
-    if slots.free and slots.quiet:
-        _signal_for(slots, future)
-
-
-def take_out(slots: Slots, future: Submission[Any]) -> None:
-    """Have a submission that was claimed, and will not be started, be outstanding no longer."""
-    try:
-        slots.queue.remove(future)
-    except ValueError:
-        pass  # A worker has dropped it.
-    if slots.observers:
-        check_idle(slots)
-
-
-def _signal_for(slots: Slots, future: Submission[Any]) -> None:
     try:
         slots.signal()
     except RecursionError:
@@ -116,6 +101,16 @@ def _signal_for(slots: Slots, future: Submission[Any]) -> None:
         # explore: start-failed-others
         fail_queued(slots, error)  # Others may have relied on this signal.
         raise
+
+
+def take_out(slots: Slots, future: Submission[Any]) -> None:
+    """Have a submission that was claimed, and will not be started, be outstanding no longer."""
+    try:
+        slots.queue.remove(future)
+    except ValueError:
+        pass  # A worker has dropped it.
+    if slots.observers:
+        check_idle(slots)
 
 
 # Shutdown.
@@ -131,7 +126,7 @@ def close(
         slots.checked = True
     if cancel:
         slots.cancelling = True
-        for future in list(slots.owed):
+        for future in owed(slots):  # What this misses is when its body is over.
             future.cancel_even_if_shared()
         _cancel_queued(slots)
     slots.ending = True
@@ -149,7 +144,7 @@ def _cancel_queued(slots: Slots) -> None:
     the stdlib's pool, whose `submit` waits for its thread.
     """
     spared = locked(_count_free, slots)
-    for place, future in enumerate(slots.queue.copy()):
+    for place, future in enumerate(queue_now(slots)):
         if place >= spared:
             future.cancel_even_if_shared()
     look(slots)

@@ -3,6 +3,10 @@
 What hands them to an executor is above (`coalescer`). With a GIL nothing here is locked:
 where two steps belong together nothing is called between them, so neither a signal handler
 nor another thread comes in between (README.md, "What it stands on").
+
+The table is no dictionary by keys: there, to take out one key can mean to compare it with
+another of the same hash, and that may raise when nobody is there to hear of it. Here runs
+are grouped by hash, and what is taken out is found by identity.
 """
 
 from __future__ import annotations
@@ -10,12 +14,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from .future import Future
-from .keyed import Keyed
+from .graph import ring_waiters
 from .locking import HAS_GIL, exactly, headroom, holding
 from .reporting import Failure
+from .slots import look
 from .state import Slots
 from .submission import (
     CANCELLATION,
@@ -27,21 +32,24 @@ from .submission import (
     clock,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: A callable, its arguments, and its context or None.
-Call: TypeAlias = "tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Context | None]"
+Call: TypeAlias = (
+    "tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None, Context | None]"
+)
 
 
 class Run(Future[Any]):
     """One execution of a key, and the future that all who joined it share.
 
-    Once it is over it keeps nothing else.
+    `successor` is the re-run that is owed: set while this has begun and is not over, and
+    taken by the thread that hands it over. Until then this is the `predecessor` of that.
+    Once a run is over it keeps nothing but its outcome.
     """
 
-    __slots__ = (
-        "runs", "key", "hash", "call", "shared", "begun", "over", "following", "deferred",
-    )  # fmt: skip
+    __slots__ = ("runs", "key", "hash", "call", "shared")
 
     def __init__(self, runs: Runs, key: Any, number: int, call: Call) -> None:
         self.state = PENDING
@@ -49,8 +57,8 @@ class Run(Future[Any]):
         self.owner = runs.owner
         self.args = self.kwargs = self.context = None
         self.serial = clock()
-        self.fn = self
-        #: None once it is over.
+        self.fn = True
+        #: None once it is in flight no more: what is its `successor` then stays that.
         self.runs: Runs | None = runs
         self.key = key
         self.hash = number
@@ -58,79 +66,83 @@ class Run(Future[Any]):
         self.call: Call | None = call
         #: Whether a second submit has joined: then none of them can cancel it.
         self.shared = False
-        #: Whether it has begun: a submit then joins the run that follows it.
-        self.begun = False
-        #: Whether it is in flight no more, and `following` settled; the thread that sets it
-        #: takes it out of the table.
-        self.over = False
-        #: The re-run that is owed. Set while this is begun, and not over.
-        self.following: Run | None = None
-        #: The same, once this is over, until it is handed over.
-        self.deferred: Run | None = None
-
-    @property
-    def func(self) -> object:
-        """What a person calls it by, see `name_of`."""
-        call = self.call
-        return self if call is None else call[0]
-
-    def begin(self) -> Call | None:
-        """Begin: what is to be called; None where it is over already."""
-        call, self.call = self.call, None
-        self.begun = True
-        return call
-
-    def let_go(self) -> None:
-        """Keep nothing but the outcome."""
-        self.runs = self.key = self.call = self.following = None
-        self.owed = False
-        self.predecessor = self.successor = None
-        self.args = ()
 
     # As `_core.loop.LateCall`: what a worker calls, which has the claim.
 
-    def start(
-        self,
-    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None, Context | None]:
+    def start(self) -> Call:
         assert self.runs is not None
-        call = self.runs.locked(self.begin)  # explore: run-begins-locked
+        call = self.runs.begin(self)
         assert call is not None
-        return call[0], call[1], call[2] or None, call[3]
+        return call
 
     def leave(self) -> None:
-        if self.runs is not None:
-            self.deferred = self.runs.leave_run(self)
-            self.let_go()
+        runs = self.runs
+        if runs is not None:
+            runs.leave(self)
 
     def go_on(self) -> None:
-        """Hand over what is owed, while this body is still outstanding."""
-        following, self.deferred = self.deferred, None
-        if following is not None and following.runs is not None:
-            following.runs.hand_over(following, owed=True)
+        """Queue what is owed, while this body is still outstanding."""
+        following, self.successor = self.successor, None
+        if isinstance(following, Run):
+            following.queue()  # explore: run-following
+
+    def queue(self) -> None:
+        """What it follows is over: stand in the queue, at which its worker looks again."""
+        slots = self.owner
+        assert isinstance(slots, Slots)
+        if slots.cancelling:
+            self.cancel_even_if_shared()
+            return
+        self.predecessor = None
+        self.serial = clock()
+        slots.queue.append(self)
+        ring_waiters(self)  # explore: queued-rings
+        look(slots)
 
     def fail(self, exception: BaseException, name: str) -> None:
         self.leave()
         self.go_on()
         super().fail(exception, name)
 
+    # Without a worker: on another executor, and where a submit is refused.
+
+    def decide(self, value: Any, failure: Failure | None) -> None:
+        """Be over, unless it was cancelled before, and notify the waiters; the callbacks are
+        left to the caller."""
+        self.leave()
+        if self.claim() or self.state is RUNNING:
+            self.value = value
+            self.failure = failure
+            self.state = CANCELLING if failure is CANCELLATION else ENDING
+            self.close()
+        elif failure is not None:
+            failure.asked = True
+
+    @property
+    def inner(self) -> Any:
+        """What the executor returned for it; None where it is owed, or queued itself."""
+        before = self.predecessor
+        return None if isinstance(before, Run) and before.successor is self else before
+
+    def running(self) -> bool:
+        inner = self.inner
+        if inner is None:
+            return super().running()
+        return not self.done() and bool(inner.running())
+
+    # Cancelling.
+
     def cancel(self) -> bool:
         """Cancel the run if one submit alone asked for it and it has not begun."""
-        return self._cancel(even_if_shared=False)
-
-    def cancel_even_if_shared(self) -> None:
-        self._cancel(even_if_shared=True)
-
-    def _cancel(self, even_if_shared: bool) -> bool:
         headroom()
-        runs = self.runs
+        runs, inner = self.runs, self.inner
         if runs is None or self.done():
             return self.cancelled()
-        inner = None if self.owed else self.predecessor
         try:
-            if not runs.locked(runs.cancel_run, self, even_if_shared):
+            if not runs.cancel(self):
                 if inner is None or self.shared:
                     return self.cancelled()
-                return inner.cancel()  # Another executor has it, and may not have begun.
+                return bool(inner.cancel())  # Another executor has it, and may not have begun.
             self._conclude_cancelled(runs)
             if inner is not None:
                 inner.cancel()
@@ -140,132 +152,156 @@ class Run(Future[Any]):
             raise
         return True
 
+    def cancel_even_if_shared(self) -> None:
+        self.shared = False  # Its service is shut down: nobody joins it any more.
+        self.cancel()
+
     def _conclude_cancelled(self, runs: Runs) -> None:
-        runs.leave_run(self)  # Again, where a Ctrl-C came before it was done.
-        self.let_go()
+        runs.leave(self)
         self.failure = CANCELLATION
         self.settle()
 
-    def decide(self, value: Any, failure: Failure | None) -> None:
-        """Store the outcome and notify the waiters, unless it was cancelled before; the
-        callbacks are left to the caller."""
-        if not (self.claim() or self.state is RUNNING):
-            if failure is not None:
-                failure.asked = True
-            return
-        self.let_go()
-        self.value = value
-        self.failure = failure
-        self.state = CANCELLING if failure is CANCELLATION else ENDING
-        self.close()
 
-    def running(self) -> bool:
-        inner = self.predecessor
-        if inner is None or self.owed:
-            return super().running()
-        return not self.done() and inner.running()
+def _alone(step: Callable[Concatenate[Runs, P], T]) -> Callable[Concatenate[Runs, P], T]:
+    """A step of `Runs` that other threads must not come into."""
+    if HAS_GIL:
+        return step
+
+    def locked(runs: Runs, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return holding(runs.lock, step, runs, *args, **kwargs)
+
+    return locked
+
+
+_NO_RUNS: tuple[Run, ...] = ()
 
 
 class Runs:
     """The runs of a Coalescer that are in flight, by key."""
 
-    def __init__(self, owner: Owner) -> None:
-        self.lose(owner)
-
-    def lose(self, owner: Owner) -> None:
-        """Have none in flight: at first, and in a forked child."""
-        self._lock = threading.RLock()
+    def __init__(self, owner: Owner, accept: Callable[[Run], object]) -> None:
+        self.lock = threading.RLock()
         #: What owns the futures: the slots in whose queue they stand, or what says whether
         #: a fork has lost them.
         self.owner = owner
-        #: What the slots know as owed.
-        self._owed = owner.owed if isinstance(owner, Slots) else None
-        #: The current run of each key.
-        self.table: Keyed[Run] = Keyed()
+        #: Makes a run that others can join outstanding: a single step in C.
+        self._accept = accept
+        #: The current run of each key, by hash. Tuples are replaced, never changed, and
+        #: never empty.
+        self.table: dict[int, tuple[Run, ...]] = {}
 
-    def hand_over(self, run: Run, *, owed: bool) -> None:
-        """Give a run to the executor."""
-        raise NotImplementedError
+    def __len__(self) -> int:
+        return sum(map(len, list(self.table.values())))
 
-    def locked(self, step: Callable[..., T], *args: Any) -> T:
-        """Take a step that other threads must not come into."""
-        return step(*args) if HAS_GIL else holding(self._lock, step, *args)
+    def find(self, number: int, key: object) -> Run | None:
+        """The current run of a key, of which `number` is the hash."""
+        return _find(self.table.get(number, _NO_RUNS), key)
 
-    def enter(self, run: Run, content: bool) -> Run:
-        """The run that this submit belongs to: `run` itself, as the current one or as the
-        re-run of that, or one that is there already."""
+    @_alone
+    def enter(self, run: Run, content: bool) -> Run | None:
+        """Have `run` be current, and return None; or the run that the submit belongs to
+        instead: one that is there already, or `run` as the re-run of that.
+
+        Raises what a key's `__eq__` raises, and changes nothing then.
+        """
+        table, number, call = self.table, run.hash, run.call
+        assert call is not None
         while True:
-            current = self.table.find_or_enter(run)
-            if current is run:
-                return run
-            assert run.call is not None
-            joined = self.join_current(current, run.call, content)
+            group = table.get(number, _NO_RUNS)
+            current = _find(group, run.key)
+            if current is None:
+                entered = (*group, run) if group else (run,)
+                # Nothing is called from here until it is outstanding; so no `get`.
+                # explore: key-entered-once
+                if (table[number] if number in table else _NO_RUNS) is group:  # noqa: SIM401
+                    table[number] = entered  # explore: entered-then-accepted
+                    self._accept(run)
+                    return None
+                continue
+            joined = self.join(current, call, content)
             if joined is not None:
                 return joined
-            # Nothing is called from here on.
-            if current.over or current.following is not None:  # explore: rerun-once
-                continue
-            current.following = current.successor = run
-            run.owed = True
-            run.predecessor = current
-            if self._owed is not None:
-                self._owed[run] = None
-                if not run.owed:
-                    self._owed.pop(run, None)  # It was queued in this moment.
-            return run
+            # Nor from here on.
+            if current.runs is not None and current.successor is None:  # explore: rerun-once
+                current.successor = run
+                run.predecessor = current
+                return run
 
-    def join_current(self, current: Run, call: Call, content: bool) -> Run | None:
+    @_alone
+    def join(self, current: Run, call: Call, content: bool) -> Run | None:
         """Join the key's run, or what follows it; None where there is nothing to join."""
-        if current.over:  # explore: joined-too-late
+        if current.runs is None:  # explore: joined-too-late
             # Who ends it has not come to that; or is interrupted by this very submit.
-            self.table.leave(current, current.following)
+            self._take_out(current)
             return None
         # Nothing is called from here on.
-        if content or not current.begun:
+        if content or current.call is not None:
             if not content:
                 current.call = call
             current.shared = True  # explore: run-shared
             return current
-        following = current.following
-        if following is None:
-            return None
-        if following.over:
-            current.following = None  # It was cancelled.
-            return None
-        following.call = call  # explore: rerun-call
-        following.shared = True
-        return following
+        following: Any = current.successor
+        if following is not None:
+            following.call = call  # explore: rerun-call
+            following.shared = True
+        return following  # type: ignore[no-any-return]
 
-    def cancel_run(self, run: Run, even_if_shared: bool) -> bool:
-        """Claim a run that has not begun, and take it out."""
-        if run.begun or (run.shared and not even_if_shared):
+    @_alone  # explore: run-begins-locked
+    def begin(self, run: Run) -> Call | None:
+        """Begin a run: what is to be called; None where it is over already."""
+        call, run.call = run.call, None
+        return call
+
+    @_alone
+    def cancel(self, run: Run) -> bool:
+        """Claim a run that has not begun, and have it follow no other."""
+        before = run.predecessor if isinstance(run.predecessor, Run) else None
+        # Nothing is called from here on.
+        if run.shared or run.call is None:
             return False
         try:
             del run.fn  # explore: run-cancel-claims
             run.state = CANCELLING
-            run.over = True
+            run.runs = run.call = None
+            if before is not None and before.successor is run:
+                before.successor = None
         except AttributeError:
             return False
-        exactly(self.owner.count_cancelled, isinstance(self.owner, Slots) and not run.owed)
-        run.call = None
-        self._take_out(run)
+        exactly(self.owner.count_cancelled, isinstance(self.owner, Slots) and before is None)
         return True
 
-    def leave_run(self, run: Run) -> Run | None:
-        """Take a run that is over out; what follows it is current then, and returned."""
-        return self.locked(self._leave, run)
-
-    def _leave(self, run: Run) -> Run | None:
-        first = not run.over
-        run.over = True  # Now nothing can follow it that does not follow it already.
+    @_alone
+    def leave(self, run: Run) -> None:
+        """Take a run that is over out; what follows it is current then. Repeatable."""
+        run.runs = None  # Now nothing can follow it that does not follow it already.
         self._take_out(run)
-        return run.following if first else None  # explore: run-following
+        run.key = run.call = None
+        run.args = ()
+        if run.predecessor is not None:
+            run.predecessor = None
 
     def _take_out(self, run: Run) -> None:
-        """Have what follows a run that is over be current; harmless when repeated."""
-        if self._owed is not None:
-            self._owed.pop(run, None)
-        before = run.predecessor
-        if isinstance(before, Run) and before.following is run:
-            before.following = before.successor = None
-        self.table.leave(run, run.following)
+        table, number = self.table, run.hash
+        while True:
+            group, following = table.get(number, _NO_RUNS), run.successor
+            others = tuple([other for other in group if other is not run])
+            if len(others) == len(group):
+                return
+            if isinstance(following, Run):
+                others = (*others, following)
+            # Nothing is called from here on. What follows may have been cancelled.
+            if run.successor is not following or number not in table:
+                continue
+            if table[number] is group:  # explore: key-left-once
+                if others:
+                    table[number] = others
+                else:
+                    del table[number]
+                return
+
+
+def _find(group: tuple[Run, ...], key: object) -> Run | None:
+    for run in group:
+        if run.key is key or run.key == key:
+            return run
+    return None

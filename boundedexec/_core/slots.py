@@ -7,8 +7,10 @@ take entries out of `free`, and put entries in. So what is put in is looked afte
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from .state import UNBOUNDED, Slots, Worker
+from .submission import Submission
 
 #: Where a worker that has a thread is put in; those that have none come first, see `free`.
 _END = sys.maxsize
@@ -97,3 +99,20 @@ def look(slots: Slots) -> None:
         slots.signal()
     except RuntimeError:
         pass
+
+
+def queue_now(slots: Slots) -> list[Submission[Any]]:
+    """A copy of the queue. Without a GIL others may change it meanwhile."""
+    while True:
+        try:
+            return list(slots.queue)
+        except RecursionError:
+            raise
+        except RuntimeError:
+            pass  # "deque mutated during iteration".
+
+
+def owed(slots: Slots) -> list[Submission[Any]]:
+    """What is to be queued once a body that executes is over."""
+    executed = [worker.future for worker in list(slots.workers)]
+    return [f.successor for f in executed if f is not None and f.successor is not None]

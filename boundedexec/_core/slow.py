@@ -16,6 +16,7 @@ import weakref
 from .describing import current_frames, describe, shortened, stack
 from .locking import locked
 from .reporting import name_of
+from .slots import queue_now
 from .state import Slots, Worker
 from .submission import PENDING, Submission, clock
 from .tasks import call_of
@@ -85,7 +86,7 @@ def _workers(slots: Slots) -> list[Worker]:
 
 def _queued_before(slots: Slots, before: int) -> list[Submission[int]]:
     late: list[Submission[int]] = []
-    for future in slots.queue.copy():
+    for future in queue_now(slots):
         if future.serial >= before:
             break
         if future.state is PENDING:

@@ -202,7 +202,7 @@ class Slots(Owner):
         "settings", "work", "bound", "propagate", "checked", "refusal", "grace_ends", "cancelling",
         "broken", "ending", "recorder", "service", "_numbers", "opened", "free", "queue", "quiet",
         "takes", "frees", "resuming", "lends", "fetcher", "preparing",
-        "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit", "owed",
+        "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit",
         "observers", "begun", "failed", "refused", "last_end", "__weakref__",
     )  # fmt: skip
 
@@ -298,8 +298,6 @@ class Slots(Owner):
         #: queued yet, and what was taken out of the queue to fail. One entry for each thread
         #: that does so, and written by it.
         self.in_transit: set[object] = set()
-        #: Runs that are owed: each is queued before the body that it follows has ended.
-        self.owed: dict[Submission[Any], None] = {}
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
 

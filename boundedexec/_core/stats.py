@@ -77,13 +77,13 @@ def _stats(slots: Slots) -> Stats:
     workers = slots.workers
     parts: list[Callable[[], Any]] = [
         partial(len, slots.queue),
-        partial(len, slots.owed),
         partial(list, map(_of_worker, workers)),
         partial(list, map(operator.length_hint, map(_steps, workers))),
         partial(list, map(getattr, map(_future, workers), repeat("failure"), repeat(None))),
+        partial(list, map(getattr, map(_future, workers), repeat("successor"), repeat(None))),
         partial(_of_slots, slots),
     ]
-    length, owed, facts, lefts, failures, totals = list(map(operator.call, parts))
+    length, facts, lefts, failures, successors, totals = list(map(operator.call, parts))
     cancelled, dead, begun, failed, refused = totals
     running = lent = threads = taken = failing = 0
     for fact, left, failure in zip(facts, lefts, failures, strict=True):
@@ -98,7 +98,8 @@ def _stats(slots: Slots) -> Stats:
     failed -= failing
     # What a worker has taken and not claimed yet is neither in the queue nor running.
     begun -= taken
-    queued = max(0, length + taken - dead) + owed
+    queued = max(0, length + taken - dead)
+    queued += len(successors) - successors.count(None)
     now = clock()
     last = max(slots.last_end, *map(_last_end, workers), 0)
     return Stats(

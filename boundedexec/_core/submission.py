@@ -107,9 +107,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     watch: Watch | None = None
     #: Whether a failure that nobody asked for is logged.
     reported = True
-    # Of a Coalescer's runs: whether it is to be queued once another is over, the future
-    # that must be over before this can be, and the one that follows this.
-    owed = False
+    # Of a Coalescer's runs: the future that must be over before this can be, None once this
+    # is queued; and the one that follows this.
     predecessor: concurrent.futures.Future[Any] | None = None
     successor: Submission[Any] | None = None
 

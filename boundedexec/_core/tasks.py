@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from .describing import shortened
 from .locking import locked
 from .reporting import name_of
+from .slots import owed, queue_now
 from .state import Slots, Worker
 from .submission import PENDING, Submission, clock, serial_of
 
@@ -77,11 +78,11 @@ def executing(slots: Slots) -> list[Sighting]:
 def _everything(slots: Slots) -> Iterator[Sighting]:
     # The bodies are looked at here, under the lock. What is queued is looked at later, and
     # may have started by then.
-    queue, owed = slots.queue.copy(), list(slots.owed)
+    queue, following = queue_now(slots), owed(slots)
     return itertools.chain(
         _executing(slots),
         (Sighting(each, "queued", each.serial) for each in queue if each.state is PENDING),
-        (Sighting(each, "owed", each.serial) for each in owed if each.state is PENDING),
+        (Sighting(each, "owed", each.serial) for each in following if each.state is PENDING),
     )
 
 
@@ -108,11 +109,10 @@ def _sighting(worker: Worker) -> Sighting | None:
 
 def call_of(future: Submission[Any]) -> object:
     """The callable of a submission that has not started; None where it just has."""
-    fn = getattr(future, "fn", None)
-    if fn is future:  # A Coalescer's run; the latest submit says what is called.
-        call = getattr(future, "call", None)
-        return None if call is None else call[0]
-    return fn
+    if future.args is not None:
+        return getattr(future, "fn", None)
+    call = getattr(future, "call", None)  # A Coalescer's run; the latest submit says what.
+    return None if call is None else call[0]
 
 
 def _awaited(pending: Iterable[Any]) -> list[Submission[Any]]:

@@ -284,7 +284,7 @@ MUTATIONS = [
         "refused-take-out",
         "a submission that is refused stays in the queue",
         "drop",
-        "coalesced_beside_a_shutdown",
+        "shutdown_beside_a_submit",
     ),
     # Slots: yielding, resuming, the bound.
     Mutation(
@@ -492,10 +492,10 @@ MUTATIONS = [
     ),
     # The Coalescer.
     Mutation(
-        "run-in-transit",
-        "a run that others can join is not outstanding yet",
-        "drop",
-        "coalesced_join_beside_block_till_done",
+        "entered-then-accepted",
+        "a run can be started before it can be joined",
+        "swap",
+        "two_keys_with_one_hash",
     ),
     Mutation(
         "run-shared",
@@ -518,7 +518,7 @@ MUTATIONS = [
     Mutation(
         "run-following",
         "a run that is over forgets the re-run that it owes",
-        "return None",
+        "drop",
         "coalesced_beside_block_till_done",
     ),
     Mutation(
@@ -530,7 +530,7 @@ MUTATIONS = [
     Mutation(
         "run-begins-locked",
         "a run begins beside a submit that joins it",
-        "call = self.take()",
+        "cut",
         "coalesced_beside_an_end",
         "free",
     ),
@@ -549,25 +549,25 @@ MUTATIONS = [
     Mutation(
         "rerun-once",
         "of two that find no re-run, the second replaces the first one's",
-        "if current.over:",
+        "if current.runs is not None:",
         "coalesced_by_two_while_it_runs",
     ),
     Mutation(
         "joined-too-late",
         "a submit joins a run that is over",
         "if False:",
-        "coalesced_cancel_beside_a_join",
+        "joined_beside_a_cancel",
     ),
     Mutation(
         "key-entered-once",
         "a key is entered beside what another thread has entered",
-        "if number in groups:",
+        "if True:",
         "entered_by_two_beside_an_equal_hash",
     ),
     Mutation(
         "key-left-once",
         "a key is taken out of what was there before another was entered",
-        "if number in groups:",
+        "if True:",
         "entered_by_two_beside_an_equal_hash",
     ),
 ]

@@ -29,7 +29,7 @@ MODULES = [
         for name in (
             "recording", "reporting", "locking", "threads", "submission", "state", "describing",
             "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits", "future",
-            "waits", "outstanding", "keyed", "loop", "pool", "runs",
+            "waits", "outstanding", "loop", "pool", "runs",
         )
     ),
     "service",
@@ -185,11 +185,7 @@ class Package:
         """Forget what an execution that was broken off has left."""
         self._numbers = itertools.count()
         self.rooms.pool._everything.slots.clear()
-        for values in (
-            self.rooms.state.current_worker,
-            self.rooms.pool.admitting,
-            self.rooms.coalescer._handing_over,
-        ):
+        for values in self.rooms.state.current_worker, self.rooms.pool.admitting:
             values.forget()
         self.rooms.locking.guard.renew()
         self.rooms.graph.graph.forget()

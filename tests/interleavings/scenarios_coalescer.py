@@ -166,6 +166,24 @@ def coalesced_cancel_beside_a_join(world: World) -> None:
 
 
 @scenario(2, 2)
+def joined_beside_a_cancel(world: World) -> None:
+    """A run is cancelled while one joins who is content with what is in flight: that one
+    keeps it from being cancelled, or has a run of its own."""
+    coalescer = world.package.Coalescer(world.service())
+    first = world.accept(coalescer.submit("key", lambda: 1))
+    second: list[Any] = []
+    world.thread(lambda: second.append(world.accept(coalescer.join("key", lambda: 2))))
+    cancelled = first.cancel()
+
+    def check() -> None:
+        assert first.cancelled() is cancelled
+        assert not second[0].cancelled(), "it joined a run that was cancelled"
+        same(len(coalescer), 0)
+
+    world.after.append(check)
+
+
+@scenario(2, 2)
 def two_cancel_a_run_beside_its_start(world: World) -> None:
     """Both hear the same, and that is its end."""
     coalescer = world.package.Coalescer(world.service())
@@ -304,27 +322,23 @@ def two_keys_with_one_hash(world: World) -> None:
     world.after.append(lambda: same(len(coalescer), 0))
 
 
-class _Entry:
-    def __init__(self, name: str) -> None:
-        self.key = _Key(name)
-        self.hash = 1
-
-
 @scenario(modes=("gil",))
 def entered_by_two_beside_an_equal_hash(world: World) -> None:
     """With a GIL the table is used without a lock: two threads enter a key while another one
     with its hash, which it is compared with, leaves. It is entered once."""
-    table = world.package.rooms.keyed.Keyed()
-    other, *entries = (_Entry(name) for name in ("other", "key", "key"))
-    assert table.find_or_enter(other) is other
-    found: list[object] = []
-    world.thread(lambda: table.leave(other), "leaver")
-    world.thread(lambda: found.append(table.find_or_enter(entries[0])), "submitter")
-    found.append(table.find_or_enter(entries[1]))
+    room = world.package.rooms.runs
+    runs = room.Runs(None, id)
+    other, *entries = (room.Run(runs, _Key(name), 1, (int,)) for name in ("other", "key", "key"))
+    assert runs.enter(other, True) is None
+    joined: list[object] = []
+    world.thread(lambda: runs.leave(other), "leaver")
+    world.thread(lambda: joined.append(runs.enter(entries[0], True)), "submitter")
+    joined.append(runs.enter(entries[1], True))
 
     def check() -> None:
-        assert found[0] is found[1] is table.find(1, _Key("key")), "it was entered twice"
-        same(len(table), 1)
+        assert runs.find(1, _Key("key")) in joined, "it was entered twice"
+        same(joined.count(None), 1)
+        same(len(runs), 1)
 
     world.after.append(check)
 

@@ -312,6 +312,7 @@ def shutdown_beside_a_submit(world: World) -> None:
             world.submit("body")
         except RuntimeError:
             refused.append("body")
+            assert not world.package.rooms.service.slots_of(service).queue, "refused, and queued"
 
     world.thread(submit, "submitter")
     service.shutdown(wait=True)

@@ -185,7 +185,7 @@ def _check_slots(slots: Any, alive: set[Any]) -> None:
     assert not slots.preparing and not slots.preparing_for_lends, "an initializer is counted"
     assert slots.quiet, "a signal is on its way for ever"
     assert slots.fetcher is None, "a worker is to fetch lends for ever"
-    for name in "unslotted", "in_transit", "owed", "observers":
+    for name in "unslotted", "in_transit", "observers":
         assert not getattr(slots, name), f"{name} keeps something"
     for worker in slots.workers:
         assert worker in free or worker in spare, "a worker neither works nor is idle"
