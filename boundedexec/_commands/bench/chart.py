@@ -75,8 +75,8 @@ def _head(title: str, height: int) -> list[str]:
         f"<style>{STYLE}</style>",
         f'<rect class="back" width="{WIDTH}" height="{height}" rx="6"/>',
         f'<text class="title" x="16" y="26">{escape(title)}</text>',
-        '<text class="quiet" x="16" y="46">ratio of what Service takes to what the stdlib takes, '
-        "logarithmic; bar: median of the pairs; thin line: the least and the greatest</text>",
+        '<text class="quiet" x="16" y="46">what Service takes, divided by what the stdlib takes, '
+        "logarithmic; bar: median of the pairs; thin line: least and greatest</text>",
         *_legend(),
     ]
 

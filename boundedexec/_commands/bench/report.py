@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
-from ..screen import wrapped
+from ..screen import count, wrapped
 from .pairs import FEWEST_PAIRS, Outcome, Verdict
 from .row import Kind, Line, Side
 from .rows import free_threaded
@@ -112,7 +112,7 @@ def heading(repeat: int, scale: float) -> list[str]:
     about = machine()
     lines = [
         f"boundedexec {about['boundedexec']}, {_interpreter(about)}, {about['system']}; "
-        f"{repeat} pairs or more, each measurement in a process of its own",
+        f"{count(repeat, 'pair')} or more, each measurement in a process of its own",
         "ratio: Service to stdlib, the median of the pairs; under 1, Service takes less",
         "spread: the least and the greatest of what the median was taken from",
     ]

@@ -57,7 +57,7 @@ def _throughput(workers: int) -> Row:
         100_000,
         _same_code(partial(submitting.throughput, workers=workers), floor=True),
         (_time("µs", 0.20),),
-        seconds=3,
+        seconds=3.5,
     )
 
 
@@ -96,7 +96,7 @@ _SUBMITTING = (
         100_000,
         _same_code(submitting.throughput_real, floor=True),
         (_time("µs", 0.25),),
-        seconds=3,
+        seconds=5,
     ),
     Row(
         "submit",
@@ -112,7 +112,7 @@ _SUBMITTING = (
         200_000,
         _same_code(submitting.memory),
         (Line("memory", "bytes", Kind.RATIO, 0.15),),
-        seconds=3,
+        seconds=5,
     ),
     Row(
         "memory-real",
@@ -120,7 +120,7 @@ _SUBMITTING = (
         200_000,
         _same_code(submitting.memory_real),
         (Line("memory", "bytes", Kind.RATIO, 0.30),),
-        seconds=3,
+        seconds=5,
     ),
     Row(
         "million",
@@ -132,7 +132,7 @@ _SUBMITTING = (
             Line("peak", "MB", Kind.RATIO, 0.15, "peak memory"),
             _threads(9),
         ),
-        seconds=30,
+        seconds=22,
     ),
     Row(
         "cancel",
@@ -140,7 +140,7 @@ _SUBMITTING = (
         100_000,
         _same_code(submitting.cancel),
         (_time("µs", 0.60, without_gil=0.70),),
-        seconds=3,
+        seconds=2,
     ),
     Row(
         "cancel-beside",
@@ -150,7 +150,7 @@ _SUBMITTING = (
         1_000,
         _same_code(submitting.cancel_beside_running),
         (_growth(1.50),),
-        seconds=1,
+        seconds=3,
     ),
 )
 
@@ -162,7 +162,7 @@ _TAKING = (
         5_000,
         _same_code(waiting.round_trip, floor=True),
         (_time("µs", 0.75, without_gil=1.00), _SWITCHES),
-        seconds=1,
+        seconds=1.5,
         times=3,
     ),
     Row(
@@ -172,7 +172,7 @@ _TAKING = (
         5_000,
         {Side.FLOOR: waiting.bare_locks},
         (Line("time", "µs", Kind.INFORMATIVE), _SWITCHES),
-        seconds=0.3,
+        seconds=0.5,
         times=3,
     ),
     Row(
@@ -190,7 +190,7 @@ _TAKING = (
         50_000,
         _same_code(submitting.map_range, floor=True),
         (_time("µs", 0.35),),
-        seconds=3,
+        seconds=2.5,
     ),
     Row(
         "wait",
@@ -206,7 +206,7 @@ _TAKING = (
         50_000,
         _same_code(waiting.take_as_completed, floor=True),
         (_time("µs", 0.60),),
-        seconds=3,
+        seconds=4,
     ),
 )
 
@@ -217,7 +217,7 @@ _ELSEWHERE = (
         400,
         _same_code(system.fan_out),
         (_time("ms", 1.02),),
-        seconds=0.5,
+        seconds=1,
         times=3,
     ),
     Row(
@@ -227,7 +227,7 @@ _ELSEWHERE = (
         2_000,
         _same_code(system.http_gets),
         (_time("ms", 0.97),),
-        seconds=3,
+        seconds=4,
         times=3,
     ),
     Row(
@@ -264,7 +264,7 @@ _ELSEWHERE = (
         2_000,
         _two(system.unbounded_threads, system.unbounded_service),
         (_time("ms", 1.00),),
-        seconds=1,
+        seconds=1.5,
         times=3,
     ),
 )
@@ -277,11 +277,11 @@ _NESTED = (
         2_000,
         _two(waiting.nested_stdlib, waiting.nested_service),
         (_time("ms", 0.45, "wall"), _threads(24)),
-        seconds=1,
+        seconds=1.5,
         times=3,
     ),
-    _chain("chain", "8 workers", waiting.chain_service, seconds=1),
-    _chain("chain-unbounded", "on Service.unbounded()", waiting.chain_unbounded, seconds=1),
+    _chain("chain", "8 workers", waiting.chain_service, seconds=4),
+    _chain("chain-unbounded", "on Service.unbounded()", waiting.chain_unbounded, seconds=4),
     Row(
         "chain-before",
         "400 bodies that run at the same time, each of which waits for the one submitted "
@@ -289,7 +289,7 @@ _NESTED = (
         400,
         _same_code(waiting.chain_before),
         (_time("ms", 3.00), _growth(2.00, "twice")),
-        seconds=1,
+        seconds=2,
         times=3,
     ),
     Row(
@@ -302,7 +302,7 @@ _NESTED = (
         2_000,
         _two(waiting.wait_beside_stdlib, waiting.wait_beside_service),
         (_growth(1.50), Line("coalesced", "times", Kind.LIMIT, 1.50, "coalesced")),
-        seconds=3,
+        seconds=5,
     ),
     Row(
         "yield",
@@ -340,7 +340,7 @@ _COALESCED = (
             submitting.coalesced_new_keys,
         ),
         (_time("µs", 0.50),),
-        seconds=1,
+        seconds=1.5,
     ),
 )
 
@@ -351,7 +351,7 @@ _AT_REST = (
         50,
         _same_code(system.idle),
         (Line("time", "ms", Kind.LIMIT, 10),),
-        seconds=10.5,
+        seconds=11,
     ),
     Row(
         "import",
@@ -368,7 +368,7 @@ _AT_REST = (
             partial(system.import_module, module="boundedexec", after="concurrent.futures.thread"),
         ),
         (Line("time", "ms", Kind.LIMIT, 12),),
-        seconds=1,
+        seconds=2,
     ),
 )
 
