@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 else:
     from ._core.future import Future
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",

@@ -16,9 +16,13 @@ import pytest
 
 from boundedexec._commands import bench as bench_command
 from boundedexec._commands.bench import rows
-from boundedexec._commands.bench.chart import chart
 from boundedexec._commands.bench.pairs import MeasurementFailed, Verdict, judge, measure_row
-from boundedexec._commands.bench.report import Processors, note_on_others, others_busy, table
+from boundedexec._commands.bench.report import (
+    Processors,
+    note_on_others,
+    others_busy,
+    table_line,
+)
 from boundedexec._commands.bench.row import Kind, Line, Row, Side
 from boundedexec._commands.bench.tools import Figures, NotMeasured
 
@@ -41,7 +45,7 @@ def row_with(*lines: Line, floor: bool = False) -> Row:
     sides = dict.fromkeys([Side.STDLIB, Side.SERVICE], never)
     if floor:
         sides[Side.FLOOR] = never
-    return Row("row", "what it does", 100, sides, lines)
+    return Row("row", "what it does", 100, sides, lines, seconds=1)
 
 
 RATIO = Line("time", "µs", Kind.RATIO, 0.5)
@@ -79,6 +83,7 @@ def test_cheap_rows_are_measured_and_reported(
         assert re.search(rf"^{what}  ", output, re.MULTILINE), output
 
     document = json.loads(json_file.read_text(encoding="utf-8"))
+    assert document["complete"] is True
     assert document["repeat"] == 2
     assert document["machine"]["python"] == sys.version.split()[0].rstrip("+")
     throughput, wall, _, threads = document["lines"]
@@ -179,7 +184,7 @@ def test_a_ratio_is_the_median_of_the_ratios_within_the_pairs() -> None:
     assert verdict.ratio == 0.3
     assert verdict.spread == (0.1, 0.9)
     assert verdict.met is True
-    assert "0.300" in table([verdict])
+    assert "0.300" in table_line(verdict)
 
 
 @pytest.mark.parametrize(
@@ -202,14 +207,14 @@ def test_a_target_is_met_by_the_measurements(line: Line, service: list[float], m
 def test_an_informative_line_has_figures_and_no_verdict() -> None:
     verdict = verdict_of(INFORMATIVE, [10] * 5, [7] * 5)
     assert (verdict.stdlib, verdict.service, verdict.met) == (10, 7, None)
-    assert "≤" not in table([verdict])
+    assert "≤" not in table_line(verdict)
 
 
 def test_a_row_may_have_the_floor_alone() -> None:
-    row = Row("row", "what it does", 100, {Side.FLOOR: never}, (INFORMATIVE,))
+    row = Row("row", "what it does", 100, {Side.FLOOR: never}, (INFORMATIVE,), seconds=1)
     outcome = measure_row(row, 1, 2, measure=lambda row, side, size: {"time": 3.0})
     (verdict,) = judge(outcome, conclusive=True)
-    assert outcome.figures == {Side.FLOOR: [{"time": 3.0}] * 2}
+    assert outcome.pairs == [{Side.FLOOR: {"time": 3.0}}] * 2
     assert (verdict.stdlib, verdict.service, verdict.floor, verdict.met) == (None, None, 3.0, None)
 
 
@@ -231,7 +236,7 @@ def test_a_row_that_this_machine_cannot_measure_has_the_reason_in_the_table() ->
     outcome = measure_row(row_with(RATIO), 1, 5, measure=raising(NotMeasured("no memory")))
     (verdict,) = judge(outcome, conclusive=True)
     assert (verdict.ratio, verdict.met) == (None, None)
-    assert "not measured here: no memory" in table([verdict])
+    assert "not measured here: no memory" in table_line(verdict)
 
 
 def test_a_figure_that_this_machine_does_not_report_is_named_in_the_table() -> None:
@@ -244,7 +249,7 @@ def test_a_figure_that_this_machine_does_not_report_is_named_in_the_table() -> N
     measured, missing = judge(outcome, conclusive=True)
     assert measured.ratio == 1.0
     assert (missing.ratio, missing.met) == (None, None)
-    assert "not measured here" in table([missing])
+    assert "not measured here" in table_line(missing)
 
 
 def test_a_failed_measurement_is_reported_and_is_status_1(
@@ -254,29 +259,14 @@ def test_a_failed_measurement_is_reported_and_is_status_1(
     monkeypatch.setattr(bench_command, "all_rows", lambda: (row_with(RATIO),))
     assert bench("--repeat", "1") == 1
     output = capsys.readouterr().out
-    assert re.search(r"^row .* failed: stdlib: exit status 1", output, re.MULTILINE)
+    assert re.search(r"^row  failed: stdlib: exit status 1", output, re.MULTILINE)
 
 
 def test_a_failed_measurement_gives_no_verdict() -> None:
     outcome = measure_row(row_with(RATIO), 1, 5, measure=raising(MeasurementFailed("it hangs")))
     (verdict,) = judge(outcome, conclusive=True)
     assert (verdict.ratio, verdict.met) == (None, None)
-    assert "failed: it hangs" in table([verdict])
-
-
-@pytest.mark.parametrize("service", [[1] * 5, [100_000] * 5, [0.0] * 5])
-def test_a_chart_is_well_formed_whatever_the_ratios_are(service: list[float]) -> None:
-    document = chart([verdict_of(RATIO, [10] * 5, service)], title="<&>")
-    root = ElementTree.fromstring(document)
-    width = float(root.attrib["width"])
-    for mark in [*root.iter(f"{SVG}rect"), *root.iter(f"{SVG}line")]:
-        for name, value in mark.attrib.items():
-            if name in {"x", "x1", "x2", "width"}:
-                assert 0 <= float(value) <= width
-
-
-def test_a_chart_of_nothing_is_well_formed() -> None:
-    ElementTree.fromstring(chart([], title="nothing"))
+    assert "failed: it hangs" in table_line(verdict)
 
 
 def test_rows_and_targets_for_free_threading_hold_only_without_a_gil(

@@ -12,43 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-import boundedexec
+from commands import COMMAND, ENVIRONMENT, LIMIT, START, run
 
 pytestmark = pytest.mark.timeout(120)
-
-LIMIT = 60.0
-
-# Ctrl-C works as at a terminal, whatever the process that runs these tests does with it. A
-# demo that hangs prints where.
-START = f"""
-import faulthandler, signal, sys
-faulthandler.dump_traceback_later({LIMIT * 0.75}, exit=True)
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from boundedexec.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-COMMAND = [sys.executable, "-c", START]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(boundedexec.__file__).parents[1])}
-
-
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        env=ENVIRONMENT | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=LIMIT,
-        check=False,
-    )
 
 
 def demo(directory: Path, **environment: str) -> str:
     """The output of the demo on `directory`, where nothing is wrong with that."""
-    done = run("demo", "--limit", "1", directory, **environment)
+    done = run("demo", "--limit", "1", directory, environment=environment)
     assert (done.returncode, done.stderr) == (0, ""), f"{done.stdout}{done.stderr}"
+    assert max(map(len, done.stdout.splitlines())) <= 80
     return done.stdout
+
+
+def unwrapped(output: str) -> str:
+    """`output` with single spaces, where lines were broken too."""
+    return " ".join(output.split())
 
 
 @pytest.fixture
@@ -107,19 +86,51 @@ def test_every_part_says_what_it_did_beside_the_pool(tree: Path) -> None:
     assert re.search(rf"^1\. hash +{time} +{time}$", output, re.MULTILINE)
     assert "Service(2): 12 directories, 9 files, on " in output
     assert "as many as a plain loop counts" in output
-    assert "each of its 2 threads waits for one still queued" in output
+    assert "each of its 2 threads waits for one still queued" in unwrapped(output)
     assert re.search(rf"^2\. walk +{time} +would hang$", output, re.MULTILINE)
     assert re.search(r"Coalescer on a Service: [\d,]+ submits, [\d,]+ runs?, ", output)
-    assert "each file's last run saw its last change" in output
+    assert "each file's last run saw its last change" in unwrapped(output)
     assert re.search(rf"^3\. storm +{time} +{time}$", output, re.MULTILINE)
 
 
-def test_a_directory_without_files_is_shown_as_that(tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_no_line_is_wider_than_the_screen(tree: Path, columns: int) -> None:
+    (tree / ("a long name " * 9)).symlink_to("nowhere")
+    (tree / ("a-longer-name" * 9)).symlink_to("nowhere")
+    output = demo(tree, COLUMNS=str(columns))
+    assert max(map(len, output.splitlines())) <= columns
+    for text in ("as many as a plain loop counts", "a long name a long name", "would hang"):
+        assert text in unwrapped(output)
+    assert "a-longer-name" * 9 in "".join(output.split())
+
+
+def test_an_empty_directory_is_not_compared(tmp_path: Path) -> None:
     output = demo(tmp_path)
     assert "0 files in 1 directory, 0 levels deep" in output
-    # No body waits, so the pool walks it too.
-    assert re.search(r"^2\. walk +[\d.]+ m?s +[\d.]+ m?s$", output, re.MULTILINE)
-    assert "no file that could change" in output
+    assert "1. Hash every file: there is none" in output
+    assert "2. Walk the tree: no directory lies below this one to wait for" in output
+    assert "3. A storm of change notices: no file that could change" in output
+    assert "There was nothing to compare." in output
+    # No figure, of nothing or of something else.
+    assert not re.search(r"\d m?s\b|ThreadPoolExecutor", output)
+
+
+def test_directories_without_files_are_walked_alone(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    output = demo(tmp_path)
+    assert "0 files in 4 directories, 2 levels deep" in output
+    assert "1. Hash every file: there is none" in output
+    assert re.search(r"^2\. walk +[\d.]+ m?s ", output, re.MULTILINE)
+    assert not re.search(r"^(1\. hash|3\. storm)", output, re.MULTILINE)
+
+
+def test_files_without_directories_are_not_walked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    output = demo(tmp_path)
+    assert "no directory lies below this one" in output
+    assert re.search(r"^1\. hash +[\d.]+ m?s ", output, re.MULTILINE)
+    assert not re.search(r"^2\. walk", output, re.MULTILINE)
 
 
 def test_on_a_pipe_there_are_plain_lines_alone(tree: Path) -> None:
@@ -127,8 +138,8 @@ def test_on_a_pipe_there_are_plain_lines_alone(tree: Path) -> None:
     (tree / "na\u00efve").symlink_to("nowhere")
     output = demo(tree, PYTHONIOENCODING="ascii")
     assert all(line.isprintable() and line.isascii() for line in output.split("\n"))
-    assert r"red\x1b[31m\r\n': No such file" in output
-    assert r"na\xefve: No such file" in output
+    assert r"     'red\x1b[31m\r\n': No such file" in output
+    assert r"     na\xefve: No such file" in output
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals here")
@@ -153,9 +164,9 @@ def test_what_cannot_be_read_is_counted_and_named(tree: Path) -> None:
     output = demo(tree)
     assert "hashed 9 files" in output
     assert "3 could not be read:\n" in output
-    assert f"     {tree / 'gone'}: No such file or directory\n" in output
-    assert f"     {tree / 'loop'}: " in output
-    assert f"     {tree / 'pipe'}: not a regular file\n" in output
+    assert "     gone: No such file or directory\n" in output
+    assert "     loop: " in output
+    assert "     pipe: not a regular file\n" in output
     assert "12 files, on" in output
 
 
@@ -174,8 +185,8 @@ def test_what_may_not_be_read_is_counted_and_named(tree: Path) -> None:
         tree.chmod(0o700)
         (tree / "b").chmod(0o700)
     assert "2 could not be read:\n" in output
-    assert f"     {tree / 'top'}: Permission denied\n" in output
-    assert f"     {tree / 'b'}: Permission denied\n" in output
+    assert "     top: Permission denied\n" in output
+    assert "     b: Permission denied\n" in output
     assert (done.returncode, done.stdout) == (2, "")
 
 
@@ -199,8 +210,8 @@ os.walk = lie
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"1 could not be read:\n     {tree / 'vanished'}: No such file" in done.stdout
-    assert "(a plain loop counted 12 and 10 before: they have changed)" in done.stdout
+    assert "1 could not be read:\n     vanished: No such file" in done.stdout
+    assert "(a plain loop counted 12 and 10 before: they have changed)" in unwrapped(done.stdout)
 
 
 @pytest.mark.parametrize("name", ["missing", "tree/top", ""])
@@ -210,19 +221,6 @@ def test_a_directory_of_no_use_is_one_line_and_status_2(tree: Path, name: str) -
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"python -m boundedexec demo: {directory or repr('')}: ")
-
-
-@pytest.mark.parametrize("words", ["", "no", "demo a b", "demo --limit 0", "demo --limit x"])
-def test_a_wrong_command_line_is_status_2(words: str) -> None:
-    done = run(*words.split())
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: python -m boundedexec ")
-
-
-def test_help_names_the_commands() -> None:
-    done = run("--help")
-    assert done.returncode == 0
-    assert re.search(r"^  demo +\w", done.stdout, re.MULTILINE)
 
 
 def test_ctrl_c_ends_it_promptly_with_one_line(long: Path) -> None:

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import boundedexec
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -26,11 +27,6 @@ def distribution() -> metadata.Distribution:
     pytest.skip("boundedexec is not installed: pip install '.[test]'")
 
 
-def names(requirements: Iterable[str]) -> set[str]:
-    found = (re.match(r"[\w.-]+", requirement) for requirement in requirements)
-    return {match[0].lower().replace("_", "-") for match in found if match}
-
-
 def sources(folder: Path) -> set[str]:
     """The files of the package, as paths below `folder`."""
     return {
@@ -40,25 +36,24 @@ def sources(folder: Path) -> set[str]:
     }
 
 
-def test_typing_extensions_is_the_only_dependency(distribution: metadata.Distribution) -> None:
-    required = distribution.requires or []
-    assert names(each for each in required if "extra ==" not in each) == {"typing-extensions"}
-
-
-def test_the_test_extra_is_pytest_and_its_timeout(distribution: metadata.Distribution) -> None:
-    extra = [each for each in distribution.requires or [] if "extra ==" in each]
-    assert names(extra) == {"pytest", "pytest-timeout"}
+def test_nothing_is_needed_to_run_it(distribution: metadata.Distribution) -> None:
+    extra = re.compile(r"(pytest|pytest-timeout) *; *extra == .test.")
+    assert [each for each in distribution.requires or [] if not extra.fullmatch(each)] == []
     assert distribution.metadata.get_all("Provides-Extra") == ["test"]
 
 
+def test_the_version_is_said_once(distribution: metadata.Distribution) -> None:
+    assert distribution.version == boundedexec.__version__
+
+
 def test_the_metadata_says_what_it_is(distribution: metadata.Distribution) -> None:
-    assert distribution.version == "0.1.0"
     assert distribution.metadata["Requires-Python"] == ">=3.11"
-    assert distribution.metadata["License"] == "MIT"
+    assert distribution.metadata["License-Expression"] == "MIT"
     assert distribution.metadata.get_all("License-File") == ["LICENSE"]
     classifiers = distribution.metadata.get_all("Classifier") or []
     supported = [line.rsplit(" ", 1)[1] for line in classifiers if ":: Python :: 3." in line]
     assert supported == [f"3.{minor}" for minor in range(11, 16)]
+    assert "Development Status :: 4 - Beta" in classifiers
     assert "Programming Language :: Python :: Free Threading :: 2 - Beta" in classifiers
 
 
@@ -85,7 +80,8 @@ def test_the_sdist_is_the_whole_checkout(tmp_path: Path) -> None:
         shutil.copytree(
             CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
-    beside = {"CHANGELOG.md", "LICENSE", "README.md", "setup.cfg", "setup.py", "tox.ini"}
+    beside = {"CHANGELOG.md", "LICENSE", "README.md", "tox.ini"}
+    beside |= {"pyproject.toml", "setup.cfg", "setup.py"}
     for name in beside:
         shutil.copy(CHECKOUT / name, copy)
     made.mkdir()
@@ -104,7 +100,11 @@ def test_the_sdist_is_the_whole_checkout(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    with tarfile.open(made / "boundedexec-0.1.0.tar.gz") as archive:
+    with tarfile.open(made / f"boundedexec-{boundedexec.__version__}.tar.gz") as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    tests = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "tests").rglob("*.py")}
+    tests = {
+        path.relative_to(CHECKOUT).as_posix()
+        for path in (CHECKOUT / "tests").rglob("*.*")
+        if path.suffix in {".json", ".md", ".py", ".toml"}
+    }
     assert packed >= sources(CHECKOUT) | tests | beside | {".ci/run"}

@@ -27,9 +27,7 @@ import concurrent.futures
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future
 from pathlib import Path
-from typing import Optional
-
-from typing_extensions import assert_type
+from typing import Optional, assert_type
 
 import boundedexec
 from boundedexec import Coalescer, DeadlockError, Service, ThreadPoolExecutor

@@ -22,9 +22,7 @@ pytestmark = [
 
 RIGHT = """
 import concurrent.futures
-from typing import Any, Optional
-
-from typing_extensions import assert_type
+from typing import Any, Optional, assert_type
 
 import boundedexec
 from boundedexec import Coalescer, Future, QueueFull, Service, ThreadPoolExecutor

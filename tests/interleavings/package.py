@@ -27,7 +27,7 @@ MODULES = [
     *(
         f"_core.{name}"
         for name in (
-            "recording", "reporting", "locking", "threads", "submission", "state", "describing",
+            "recording", "debugging", "reporting", "locking", "threads", "submission", "state", "describing",
             "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits", "future",
             "waits", "outstanding", "loop", "pool", "runs",
         )
@@ -38,7 +38,7 @@ MODULES = [
 #: Those without points: what threads share in them is touched by one, or in single steps.
 PLAIN = {
     f"_core.{name}"
-    for name in ("recording", "reporting", "threads", "describing", "contexts")
+    for name in ("recording", "debugging", "reporting", "threads", "describing", "contexts")
 }
 MODES: tuple[str, ...] = ("gil", "free")
 

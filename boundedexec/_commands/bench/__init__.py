@@ -1,34 +1,32 @@
 """`python -m boundedexec bench`: what Service costs, compared with the stdlib's pool.
 
-It reports only what it measures in this run. A target is met by the median of pairs that
-were measured at full size.
+It reports only what it measures in this run, each row when it is done. A target is met by
+the median of pairs that were measured at full size.
 
 * `row`, `rows`: what a row is; the rows with their targets;
 * `submitting`, `waiting`, `system`, `tools`: the code that is timed;
 * `child`: one measurement, in a process of its own;
 * `pairs`: measuring in pairs, and the verdicts;
+* `session`, `estimate`: a run of the command, and how long the rest of it takes;
 * `report`, `chart`: the table, the JSON, the picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from . import report
-from .chart import chart
-from .pairs import FEWEST_PAIRS, Outcome, judge, measure_row
+from ..screen import Screen, width, wrapped
+from .pairs import FEWEST_PAIRS
 from .row import Row
 from .rows import all_rows
+from .session import Session
 
 USAGE_ERROR = 2
-FAILED = 1
-INTERRUPTED = 130
 
 
 class _UnknownRows(Exception):
@@ -37,6 +35,10 @@ class _UnknownRows(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command on `parser`."""
+    parser.description = (
+        "Measure what Service costs beside ThreadPoolExecutor, row by row, each in pairs of "
+        "fresh processes. Takes minutes; Ctrl-C ends it and keeps what was measured."
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json",
         type=Path,
         metavar="FILE",
-        help="write every measurement to FILE as JSON",
+        help="write every measurement to FILE as JSON, after each row",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the ratios to FILE.svg")
     parser.add_argument(
@@ -72,53 +74,25 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the requested files; return the exit status.
 
     0: all measurements ran, whatever the figures; 1: one failed, or a file could not be
-    written; 2: a name matches no row. Takes minutes and starts processes.
+    written; 2: a name matches no row; 130: interrupted. Takes minutes and starts processes.
     """
     try:
         rows = _selected(args.only)
     except _UnknownRows as error:
-        print(f"bench: {error}", file=sys.stderr)
+        _complain(str(error))
         return USAGE_ERROR
+    screen = Screen(sys.stdout, sys.stderr, unencodable="replace")
     if args.list:
-        _print_rows(rows)
+        _list(rows, screen)
         return 0
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
-            print(f"bench: {path.parent} is not a directory", file=sys.stderr)
+            _complain(f"{path.parent} is not a directory")
             return USAGE_ERROR
-    return _measure(rows, args)
-
-
-def _measure(rows: Sequence[Row], args: argparse.Namespace) -> int:
-    _print(report.heading(args.repeat, args.scale) + "\n")
-    outcomes: list[Outcome] = []
-    status = 0
-    before = report.Processors.now()
-    try:
-        for index, row in enumerate(rows, 1):
-            print(f"[{index}/{len(rows)}] {row.name}", file=sys.stderr, flush=True)
-            outcomes.append(measure_row(row, args.scale, args.repeat))
-    except KeyboardInterrupt:
-        # The rows that were measured took minutes and are complete: report them.
-        print("bench: interrupted", file=sys.stderr)
-        status = INTERRUPTED
-    others = report.others_busy(before, report.Processors.now())
-    verdicts = [
-        verdict for outcome in outcomes for verdict in judge(outcome, conclusive=args.scale == 1)
-    ]
-    _print(report.table(verdicts))
-    if note := report.note_on_others(others):
-        _print("\n" + note)
-    if args.json is not None:
-        document = report.document(
-            outcomes, verdicts, repeat=args.repeat, scale=args.scale, others=others
-        )
-        status = _write(args.json, json.dumps(document, indent=2) + "\n") or status
-    if args.plot is not None:
-        status = _write(args.plot, chart(verdicts, title=report.title())) or status
-    if any(outcome.failed for outcome in outcomes):
-        status = status or FAILED
-    return status
+    session = Session(
+        rows, screen, repeat=args.repeat, scale=args.scale, json_file=args.json, plot=args.plot
+    )
+    return session.measure()
 
 
 def _selected(names: Sequence[str] | None) -> list[Row]:
@@ -134,32 +108,21 @@ def _selected(names: Sequence[str] | None) -> list[Row]:
     return [row for row in rows if any(fnmatchcase(row.name, name) for name in names)]
 
 
-def _print_rows(rows: Sequence[Row]) -> None:
-    width = max(len(row.name) for row in rows) + 2
+def _list(rows: Sequence[Row], screen: Screen) -> None:
+    indent = max(len(row.name) for row in rows) + 2
     for row in rows:
-        _print(
+        screen.as_it_is(
             textwrap.fill(
                 row.what,
-                width=96,
-                initial_indent=row.name.ljust(width),
-                subsequent_indent=" " * width,
+                width(),
+                initial_indent=row.name.ljust(indent),
+                subsequent_indent=" " * indent,
             )
         )
 
 
-def _print(text: str) -> None:
-    # A console without ≤ or µ shows a question mark and keeps the layout.
-    encoding = sys.stdout.encoding or "ascii"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
-
-
-def _write(path: Path, text: str) -> int:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        print(f"bench: cannot write {path}: {error}", file=sys.stderr)
-        return FAILED
-    return 0
+def _complain(text: str) -> None:
+    print(wrapped(f"python -m boundedexec bench: {text}"), file=sys.stderr)
 
 
 def _positive_int(text: str) -> int:

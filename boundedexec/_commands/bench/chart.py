@@ -1,8 +1,9 @@
 """The ratios as a bar chart in SVG.
 
 The scale is logarithmic. A bar runs from 1, the stdlib, to the ratio: to the left where
-Service takes less, to the right where it takes more. The chart has a background of its
-own, so that it is readable in a dark viewer that ignores colour schemes.
+Service takes less, to the right where it takes more. Its colour says the same, unless
+some pairs say the one and some the other. The chart has a background of its own, so that
+it is readable in a dark viewer that ignores colour schemes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .pairs import Verdict
 WIDTH = 880
 LABELS = 190
 NUMBERS = 70
-TOP = 64
+TOP = 92
 STEP = 24
 BAR = 12
 BOTTOM = 44
@@ -28,31 +29,34 @@ STYLE = """
   .quiet { fill: #59636e; }
   .grid { stroke: #d1d9e0; }
   .stdlib { stroke: #59636e; stroke-width: 1.5; }
-  .met { fill: #2a78d6; }
-  .missed { fill: #c4581a; }
-  .open { fill: #7d8590; }
+  .less { fill: #2a78d6; }
+  .more { fill: #c4581a; }
+  .unclear { fill: #7d8590; }
   .spread { stroke: #1f2328; stroke-width: 1.5; }
-  .target { stroke: #1f2328; stroke-width: 2.5; }
   @media (prefers-color-scheme: dark) {
     .back { fill: #0d1117; }
     text { fill: #e6edf3; }
     .quiet { fill: #9198a1; }
     .grid { stroke: #30363d; }
     .stdlib { stroke: #9198a1; }
-    .met { fill: #4c9aff; }
-    .missed { fill: #f0883e; }
-    .spread, .target { stroke: #e6edf3; }
+    .less { fill: #4c9aff; }
+    .more { fill: #f0883e; }
+    .spread { stroke: #e6edf3; }
   }
 """
+
+# What a colour says, with the room for it in pixels.
+LEGEND = (
+    ("less", "less than the stdlib: faster, smaller", 260),
+    ("more", "more than the stdlib: slower, larger", 260),
+    ("unclear", "no clear difference: the pairs disagree", 0),
+)
 
 
 def chart(verdicts: Sequence[Verdict], *, title: str) -> str:
     """Return an SVG document that shows each verdict that is a ratio."""
     shown = [verdict for verdict in verdicts if verdict.ratio is not None]
-    scale = _Scale(
-        [verdict.line.target for verdict in shown if verdict.line.target is not None]
-        + [value for verdict in shown for value in verdict.spread or ()]
-    )
+    scale = _Scale([value for verdict in shown for value in verdict.spread or ()])
     bottom = TOP + STEP * max(1, len(shown))
     parts = [*_head(title, bottom + BOTTOM), *_grid(scale, bottom)]
     if not shown:
@@ -71,9 +75,22 @@ def _head(title: str, height: int) -> list[str]:
         f"<style>{STYLE}</style>",
         f'<rect class="back" width="{WIDTH}" height="{height}" rx="6"/>',
         f'<text class="title" x="16" y="26">{escape(title)}</text>',
-        '<text class="quiet" x="16" y="46">ratio to the stdlib, logarithmic, less is better; '
-        "bar: median of the pairs, thin line: their spread, mark: target</text>",
+        '<text class="quiet" x="16" y="46">what Service takes, divided by what the stdlib takes, '
+        "logarithmic; bar: median of the pairs; thin line: least and greatest</text>",
+        *_legend(),
     ]
+
+
+def _legend() -> list[str]:
+    parts: list[str] = []
+    x = 16
+    for name, text, room in LEGEND:
+        parts += [
+            f'<rect class="{name}" x="{x}" y="60" width="{BAR}" height="{BAR}"/>',
+            f'<text x="{x + BAR + 6}" y="70">{text}</text>',
+        ]
+        x += room
+    return parts
 
 
 def _grid(scale: _Scale, bottom: int) -> list[str]:
@@ -119,20 +136,17 @@ class _Scale:
 
 
 def _bar(verdict: Verdict, scale: _Scale, middle: float) -> list[str]:
-    if verdict.ratio is None or verdict.line.target is None:
+    if verdict.ratio is None or verdict.spread is None:
         return []
-    least, greatest = verdict.spread or (verdict.ratio, verdict.ratio)
+    least, greatest = verdict.spread
     left, right = sorted((scale.x(verdict.ratio), scale.x(1)))
-    target = scale.x(verdict.line.target)
-    state = {True: "met", False: "missed", None: "open"}[verdict.met]
+    name = "less" if greatest < 1 else "more" if least > 1 else "unclear"
     return [
         f'<text x="{LABELS - 12}" y="{middle + 4:.1f}" text-anchor="end">'
         f"{escape(verdict.label)}</text>",
-        f'<rect class="{state}" x="{left:.1f}" y="{middle - BAR / 2:.1f}" '
+        f'<rect class="{name}" x="{left:.1f}" y="{middle - BAR / 2:.1f}" '
         f'width="{max(right - left, 1):.1f}" height="{BAR}"/>',
         f'<line class="spread" x1="{scale.x(least):.1f}" y1="{middle:.1f}" '
         f'x2="{scale.x(greatest):.1f}" y2="{middle:.1f}"/>',
-        f'<line class="target" x1="{target:.1f}" y1="{middle - BAR / 2 - 3:.1f}" '
-        f'x2="{target:.1f}" y2="{middle + BAR / 2 + 3:.1f}"/>',
         f'<text x="{WIDTH - 16}" y="{middle + 4:.1f}" text-anchor="end">{verdict.ratio:.3f}</text>',
     ]

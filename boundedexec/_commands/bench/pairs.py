@@ -39,11 +39,18 @@ class Outcome:
 
     row: Row
     size: int
-    figures: dict[Side, list[Figures]] = field(default_factory=dict[Side, "list[Figures]"])
+    pairs: list[dict[Side, Figures]] = field(default_factory=list[dict[Side, Figures]])
+    """Those that are complete."""
     not_measured: str = ""
     """Why this machine cannot measure the row."""
     failed: str = ""
     """What went wrong where it should have been measured."""
+    interrupted: bool = False
+    """Whether the user ended it before all pairs were measured."""
+
+    def values(self, side: Side, figure: str) -> list[float]:
+        """Return what the pairs say of `figure`, as far as the system reports it."""
+        return [pair[side][figure] for pair in self.pairs if figure in pair[side]]
 
 
 def measure_in_a_process(row: Row, side: Side, size: int) -> Figures:
@@ -83,24 +90,26 @@ def measure_row(
     repeat: int,
     *,
     measure: Measure = measure_in_a_process,
+    begin: Callable[[int], None] = lambda pair: None,
 ) -> Outcome:
-    """Measure `row` in `repeat` pairs, multiplied by `row.times`."""
+    """Measure `row` in so many pairs; call `begin` with the number of each before it.
+
+    Ctrl-C ends it after the last complete pair.
+    """
     outcome = Outcome(row, row.scaled(scale))
-    for pair in range(repeat * row.times):
-        order = [Side.SERVICE, Side.STDLIB] if pair % 2 else [Side.STDLIB, Side.SERVICE]
-        # The floor comes last, so that it never separates a pair.
-        for side in [*order, Side.FLOOR]:
-            if side not in row.sides:
-                continue
-            try:
-                figures = measure(row, side, outcome.size)
-            except NotMeasured as error:
-                outcome.not_measured = str(error)
-                return outcome
-            except MeasurementFailed as error:
-                outcome.failed = str(error)
-                return outcome
-            outcome.figures.setdefault(side, []).append(figures)
+    try:
+        for pair in range(row.pairs(repeat)):
+            begin(pair)
+            order = [Side.SERVICE, Side.STDLIB] if pair % 2 else [Side.STDLIB, Side.SERVICE]
+            # The floor comes last, so that it never separates a pair.
+            sides = [side for side in [*order, Side.FLOOR] if side in row.sides]
+            outcome.pairs.append({side: measure(row, side, outcome.size) for side in sides})
+    except NotMeasured as error:
+        outcome.not_measured = str(error)
+    except MeasurementFailed as error:
+        outcome.failed = str(error)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
     return outcome
 
 
@@ -141,10 +150,7 @@ def _judge_line(outcome: Outcome, line: Line, conclusive: bool) -> Verdict:
     row = outcome.row
     if outcome.failed or outcome.not_measured:
         return Verdict(row, line, not_measured=outcome.not_measured, failed=outcome.failed)
-    values = {
-        side: [figures[line.figure] for figures in outcome.figures[side] if line.figure in figures]
-        for side in row.sides
-    }
+    values = {side: outcome.values(side, line.figure) for side in row.sides}
     needed = row.sides if line.kind in _OF_ALL else [Side.SERVICE]
     if not all(values[side] for side in needed):
         return Verdict(row, line, not_measured="this system does not report it")

@@ -8,28 +8,40 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
+from ... import __version__
+from ..screen import count, wrapped
 from .pairs import FEWEST_PAIRS, Outcome, Verdict
-from .row import Kind, Side
+from .row import Kind, Line, Side
 from .rows import free_threaded
 from .tools import usable_processors
 
 QUIET = 0.2
 """Other processes that use less of a processor than this do not affect the figures."""
 
-HEADINGS = ("what", "stdlib", "Service", "floor", "ratio", "target", "spread", "met")
+# The columns and their widths: together with a space between them, 80 at most. A line is
+# printed before those below it are measured, so the widths cannot depend on them.
+COLUMNS = {
+    "what": 22,
+    "stdlib": 7,
+    "Service": 7,
+    "floor": 6,
+    "unit": 4,
+    "ratio": 5,
+    "spread": 11,
+    "target": 6,
+    "met": 3,
+}
+
+# The label of a line says what else is counted.
+UNITS = {"bytes": "B", "times": "×", "threads": "", "switches": ""}
 
 
 def machine() -> dict[str, Any]:
     """Return what a reader needs to compare the figures with those of another machine."""
-    try:
-        version = metadata.version("boundedexec")
-    except metadata.PackageNotFoundError:
-        version = "not installed"
     return {
-        "boundedexec": version,
+        "boundedexec": __version__,
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "free_threaded": free_threaded(),
@@ -41,13 +53,13 @@ def machine() -> dict[str, Any]:
 
 def title() -> str:
     """Return the title of a chart of the ratios."""
-    about = machine()
-    return (
-        "Service beside ThreadPoolExecutor, "
-        f"{about['implementation']} {about['python']}"
-        + (" free-threaded" if about["free_threaded"] else "")
-        + f", {about['usable_processors']} processors"
-    )
+    return f"Service beside ThreadPoolExecutor, {_interpreter(machine())}"
+
+
+def _interpreter(about: dict[str, Any]) -> str:
+    free_threaded = " free-threaded" if about["free_threaded"] else ""
+    processors = f"{about['usable_processors']} processors"
+    return f"{about['implementation']} {about['python']}{free_threaded}, {processors}"
 
 
 @dataclass(frozen=True)
@@ -95,84 +107,69 @@ def note_on_others(others: float | None) -> str:
     )
 
 
-def heading(repeat: int, scale: float) -> str:
-    """Return the text above the table."""
+def heading(repeat: int, scale: float) -> list[str]:
+    """Return the lines above the table."""
     about = machine()
     lines = [
-        f"boundedexec {about['boundedexec']}, {about['implementation']} {about['python']}"
-        + (" free-threaded" if about["free_threaded"] else "")
-        + f", {about['system']}, {about['usable_processors']} processors;"
-        f" {repeat} pairs or more, each measurement in a process of its own"
+        f"boundedexec {about['boundedexec']}, {_interpreter(about)}, {about['system']}; "
+        f"{count(repeat, 'pair')} or more, each measurement in a process of its own",
+        "ratio: Service to stdlib, the median of the pairs; under 1, Service takes less",
+        "spread: the least and the greatest of what the median was taken from",
     ]
     if scale != 1:
         lines.append(f"Sizes are {scale:g} times the full ones: no verdicts.")
     if repeat < FEWEST_PAIRS:
         lines.append(f"Fewer than {FEWEST_PAIRS} pairs: no verdicts.")
-    return "\n".join(lines)
+    return lines
 
 
-def table(verdicts: Sequence[Verdict]) -> str:
-    """Return the table, a line for each verdict."""
-    body = [_cells(verdict) for verdict in verdicts]
-    widths = [
-        max(len(cells[column]) for cells in [HEADINGS, *body]) for column in range(len(HEADINGS))
-    ]
-    lines = [_aligned(HEADINGS, widths), "  ".join("-" * width for width in widths)]
-    for verdict, cells in zip(verdicts, body, strict=True):
-        line = _aligned(cells, widths)
-        if verdict.failed:
-            line = f"{line}  failed: {verdict.failed}"
-        elif verdict.not_measured:
-            line = f"{line}  not measured here: {verdict.not_measured}"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _cells(verdict: Verdict) -> tuple[str, ...]:
-    unit = verdict.line.unit
-    spread = ""
-    if verdict.spread is not None:
-        spread = " to ".join(number(value) for value in verdict.spread)
-    return (
+def table_line(verdict: Verdict) -> str:
+    """Return the line of the table for `verdict`; several where there is a reason for none."""
+    if verdict.failed:
+        return wrapped(f"{verdict.label}  failed: {verdict.failed}")
+    if verdict.not_measured:
+        return wrapped(f"{verdict.label}  not measured here: {verdict.not_measured}")
+    line = verdict.line
+    of_ratios = line.kind is Kind.RATIO
+    return _aligned(
         verdict.label,
-        amount(verdict.stdlib, unit),
-        amount(verdict.service, unit),
-        amount(verdict.floor, unit),
-        "" if verdict.ratio is None else f"{verdict.ratio:.3f}",
-        target(verdict),
-        spread,
+        number(verdict.stdlib),
+        number(verdict.service),
+        number(verdict.floor),
+        UNITS.get(line.unit, line.unit),
+        _ratio(verdict.ratio),
+        "-".join((_ratio if of_ratios else number)(value) for value in verdict.spread or ()),
+        target(line),
         {True: "yes", False: "no", None: ""}[verdict.met],
     )
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = [
-        cell.rjust(width) if column else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join([first, *others]).rstrip()
+def _aligned(first: str, *others: str) -> str:
+    width, *widths = COLUMNS.values()
+    cells = [cell.rjust(width) for cell, width in zip(others, widths, strict=True)]
+    return " ".join([first.ljust(width), *cells]).rstrip()
 
 
-def target(verdict: Verdict) -> str:
+TABLE_HEAD = "\n".join([_aligned(*COLUMNS), " ".join("-" * width for width in COLUMNS.values())])
+
+
+def target(line: Line) -> str:
     """Return the target as the table shows it."""
-    line = verdict.line
     if line.target is None:
         return ""
-    if line.kind is Kind.RATIO:
-        return f"≤ {line.target:.2f}"
     sign = "≥" if line.kind is Kind.AT_LEAST else "≤"
-    return f"{sign} {amount(line.target, line.unit)}"
+    value = f"{line.target:.2f}" if line.kind is Kind.RATIO else number(line.target)
+    return f"{sign} {value}"
 
 
-def amount(value: float | None, unit: str) -> str:
-    """Return `value` with its unit, or an empty string for None."""
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def number(value: float | None) -> str:
+    """Return `value` with three significant digits, or more where it is 1,000 or more."""
     if value is None:
         return ""
-    return f"{number(value)} {unit}"
-
-
-def number(value: float) -> str:
-    """Return `value` with three significant digits, or more where it is 1,000 or more."""
     if value == int(value):
         return f"{value:,.0f}"
     leading = math.floor(math.log10(abs(value)))
@@ -183,6 +180,7 @@ def document(
     outcomes: Sequence[Outcome],
     verdicts: Sequence[Verdict],
     *,
+    complete: bool,
     repeat: int,
     scale: float,
     others: float | None,
@@ -191,6 +189,7 @@ def document(
     by_row = {outcome.row.name: outcome for outcome in outcomes}
     return {
         "machine": machine(),
+        "complete": complete,
         "repeat": repeat,
         "scale": scale,
         "processors_busy_with_others": others,
@@ -217,10 +216,6 @@ def _line_document(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
         "not_measured": verdict.not_measured or None,
         "failed": verdict.failed or None,
         "measurements": {
-            side.value: [
-                figures[figure] for figures in outcome.figures.get(side, []) if figure in figures
-            ]
-            for side in Side
-            if side in outcome.row.sides
+            side.value: outcome.values(side, figure) for side in Side if side in outcome.row.sides
         },
     }

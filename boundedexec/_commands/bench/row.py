@@ -64,9 +64,15 @@ class Row:
     """The number that a measurement is given: of operations, unless `what` says other."""
     sides: Mapping[Side, Measurement]
     lines: tuple[Line, ...]
+    seconds: float
+    """What a pair takes, roughly: for the estimate of what is left."""
     times: int = 1
     """Multiplies the number of pairs. More than 1 where the spread of single pairs is
     about as wide as the distance between the target and the expected median."""
+
+    def pairs(self, repeat: int) -> int:
+        """Return in how many pairs the row is measured."""
+        return repeat * self.times
 
     def scaled(self, scale: float) -> int:
         """Return the size at `scale`, at least 1."""

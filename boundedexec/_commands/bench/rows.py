@@ -16,18 +16,17 @@ from . import submitting, system, waiting
 from .row import Kind, Line, Measurement, Row, Side
 from .tools import Figures, Floor, Pool
 
+Sides = Mapping[Side, Measurement]
 
-def _same_code(
-    measure: Callable[[Pool, int], Figures], *, floor: bool = False
-) -> Mapping[Side, Measurement]:
+
+def _same_code(measure: Callable[[Pool, int], Figures], *, floor: bool = False) -> Sides:
     """Return sides that differ only in the class of the executor."""
-    sides: dict[Side, Measurement] = {
-        Side.STDLIB: partial(measure, ThreadPoolExecutor),
-        Side.SERVICE: partial(measure, Service),
-    }
-    if floor:
-        sides[Side.FLOOR] = partial(measure, Floor)
-    return sides
+    sides = _two(partial(measure, ThreadPoolExecutor), partial(measure, Service))
+    return {**sides, Side.FLOOR: partial(measure, Floor)} if floor else sides
+
+
+def _two(stdlib: Measurement, service: Measurement) -> Sides:
+    return {Side.STDLIB: stdlib, Side.SERVICE: service}
 
 
 def _time(unit: str, target: float, label: str = "", *, without_gil: float | None = None) -> Line:
@@ -38,34 +37,45 @@ def _growth(target: float, label: str = "") -> Line:
     return Line("growth", "times", Kind.LIMIT, target, label)
 
 
+def _threads(most: float) -> Line:
+    return Line("threads", "threads", Kind.NEVER_ABOVE, most, "threads")
+
+
 _SWITCHES = Line("switches", "switches", Kind.INFORMATIVE, label="switches")
+
+_REAL = (
+    "with two arguments, a keyword and a context of five variables; the stdlib does not carry "
+    "the context, Service does"
+)
 
 
 def _throughput(workers: int) -> Row:
     several = f"{workers} workers" if workers > 1 else "1 worker"
     return Row(
-        name=f"throughput-{workers}",
-        what=f"100,000 no-op submissions, futures kept, then all results; {several}",
-        size=100_000,
-        sides=_same_code(partial(submitting.throughput, workers=workers), floor=True),
-        lines=(_time("µs", 0.20),),
+        f"throughput-{workers}",
+        f"100,000 no-op submissions, futures kept, then all results; {several}",
+        100_000,
+        _same_code(partial(submitting.throughput, workers=workers), floor=True),
+        (_time("µs", 0.20),),
+        seconds=3.5,
     )
 
 
-def _chain(name: str, on: str, service: Measurement) -> Row:
+def _chain(name: str, on: str, service: Measurement, *, seconds: float) -> Row:
     return Row(
-        name=name,
-        what=f"a chain of 400 bodies, each of which submits the next one and waits for it, {on}; "
+        name,
+        f"a chain of 400 bodies, each of which submits the next one and waits for it, {on}; "
         "against a stdlib pool of 400 workers; first: on a new executor, which includes starting "
-        "its threads; again: on the same one; doubling: the cost of a level in a chain of 800 "
+        "its threads; again: on the same one; twice: the cost of a level in a chain of 800 "
         "again, divided by that in a chain of 400",
-        size=400,
-        sides={Side.STDLIB: waiting.chain_stdlib, Side.SERVICE: service},
-        lines=(
+        400,
+        _two(waiting.chain_stdlib, service),
+        (
             Line("first", "ms", Kind.RATIO, 1.50, "first"),
             Line("again", "ms", Kind.RATIO, 1.50, "again"),
-            _growth(2.00, "doubling"),
+            _growth(2.00, "twice"),
         ),
+        seconds,
         times=3,
     )
 
@@ -76,284 +86,312 @@ def _twenty_yields(count: int) -> Figures:
     return waiting.yield_slot(20 * count)
 
 
-_ALWAYS = (
+_SUBMITTING = (
     _throughput(1),
     _throughput(8),
     _throughput(32),
     Row(
-        name="throughput-real",
-        what="the same on 8 workers with two arguments, a keyword and a context of five "
-        "variables; the stdlib does not carry the context, Service does",
-        size=100_000,
-        sides=_same_code(submitting.throughput_real, floor=True),
-        lines=(_time("µs", 0.25),),
+        "throughput-real",
+        f"the same on 8 workers {_REAL}",
+        100_000,
+        _same_code(submitting.throughput_real, floor=True),
+        (_time("µs", 0.25),),
+        seconds=5,
     ),
     Row(
-        name="submit",
-        what="one submit while all 8 workers are blocked; 100,000 of them, futures kept",
-        size=100_000,
-        sides=_same_code(submitting.submit),
-        lines=(_time("µs", 0.15),),
+        "submit",
+        "one submit while all 8 workers are blocked; 100,000 of them, futures kept",
+        100_000,
+        _same_code(submitting.submit),
+        (_time("µs", 0.15),),
+        seconds=3,
     ),
     Row(
-        name="memory",
-        what="resident bytes per pending submission, 200,000 pending, futures kept",
-        size=200_000,
-        sides=_same_code(submitting.memory),
-        lines=(Line("memory", "bytes", Kind.RATIO, 0.15),),
+        "memory",
+        "resident bytes per pending submission, 200,000 pending, futures kept",
+        200_000,
+        _same_code(submitting.memory),
+        (Line("memory", "bytes", Kind.RATIO, 0.15),),
+        seconds=5,
     ),
     Row(
-        name="memory-real",
-        what="the same with two arguments, a keyword and a context of five variables; "
-        "the stdlib does not carry the context, Service does",
-        size=200_000,
-        sides=_same_code(submitting.memory_real),
-        lines=(Line("memory", "bytes", Kind.RATIO, 0.30),),
+        "memory-real",
+        f"the same {_REAL}",
+        200_000,
+        _same_code(submitting.memory_real),
+        (Line("memory", "bytes", Kind.RATIO, 0.30),),
+        seconds=5,
     ),
     Row(
-        name="million",
-        what="1,000,000 queued behind 8 blocked bodies, futures kept, then all done",
-        size=1_000_000,
-        sides=_same_code(submitting.million),
-        lines=(
+        "million",
+        "1,000,000 queued behind 8 blocked bodies, futures kept, then all done",
+        1_000_000,
+        _same_code(submitting.million),
+        (
             _time("s", 0.15, "wall"),
             Line("peak", "MB", Kind.RATIO, 0.15, "peak memory"),
-            Line("threads", "threads", Kind.NEVER_ABOVE, 9, "threads"),
+            _threads(9),
         ),
+        seconds=22,
     ),
     Row(
-        name="cancel",
-        what="cancel() of 100,000 queued submissions",
-        size=100_000,
-        sides=_same_code(submitting.cancel),
-        lines=(_time("µs", 0.60, without_gil=0.70),),
+        "cancel",
+        "cancel() of 100,000 queued submissions",
+        100_000,
+        _same_code(submitting.cancel),
+        (_time("µs", 0.60, without_gil=0.70),),
+        seconds=2,
     ),
     Row(
-        name="cancel-beside",
-        what="cancel() of 4,000 finished futures while 1,000 other bodies of their executor run; "
+        "cancel-beside",
+        "cancel() of 4,000 finished futures while 1,000 other bodies of their executor run; "
         "the figure is its processor time divided by that with none running",
         # The bodies that run.
-        size=1_000,
-        sides=_same_code(submitting.cancel_beside_running),
-        lines=(_growth(1.50),),
+        1_000,
+        _same_code(submitting.cancel_beside_running),
+        (_growth(1.50),),
+        seconds=3,
     ),
+)
+
+_TAKING = (
     Row(
-        name="round-trip",
-        what="submit(f).result(), 5,000 in a row, 8 workers; switches: how often threads of the "
+        "round-trip",
+        "submit(f).result(), 5,000 in a row, 8 workers; switches: how often threads of the "
         "process block in the kernel for one of them",
-        size=5_000,
-        sides=_same_code(waiting.round_trip, floor=True),
-        lines=(_time("µs", 0.75, without_gil=1.00), _SWITCHES),
+        5_000,
+        _same_code(waiting.round_trip, floor=True),
+        (_time("µs", 0.75, without_gil=1.00), _SWITCHES),
+        seconds=1.5,
         times=3,
     ),
     Row(
-        name="locks",
-        what="beside round-trip: two threads that pass a pair of bare locks to and fro, 5,000 "
+        "locks",
+        "beside round-trip: two threads that pass a pair of bare locks to and fro, 5,000 "
         "times, and do nothing else",
-        size=5_000,
-        sides={Side.FLOOR: waiting.bare_locks},
-        lines=(Line("time", "µs", Kind.INFORMATIVE), _SWITCHES),
+        5_000,
+        {Side.FLOOR: waiting.bare_locks},
+        (Line("time", "µs", Kind.INFORMATIVE), _SWITCHES),
+        seconds=0.5,
         times=3,
     ),
     Row(
-        name="burst",
-        what="32 submissions at once to 32 idle workers, then all results; 200 bursts",
-        size=200,
-        sides=_same_code(submitting.burst),
-        lines=(_time("µs", 0.70),),
+        "burst",
+        "32 submissions at once to 32 idle workers, then all results; 200 bursts",
+        200,
+        _same_code(submitting.burst),
+        (_time("µs", 0.70),),
+        seconds=3,
         times=3,
     ),
     Row(
-        name="map",
-        what="list(map(f, range(50_000))), 8 workers",
-        size=50_000,
-        sides=_same_code(submitting.map_range, floor=True),
-        lines=(_time("µs", 0.35),),
+        "map",
+        "list(map(f, range(50_000))), 8 workers",
+        50_000,
+        _same_code(submitting.map_range, floor=True),
+        (_time("µs", 0.35),),
+        seconds=2.5,
     ),
     Row(
-        name="wait",
-        what="50,000 no-op submissions, then concurrent.futures.wait for all; 8 workers",
-        size=50_000,
-        sides=_same_code(waiting.wait_for_all, floor=True),
-        lines=(_time("µs", 0.60),),
+        "wait",
+        "50,000 no-op submissions, then concurrent.futures.wait for all; 8 workers",
+        50_000,
+        _same_code(waiting.wait_for_all, floor=True),
+        (_time("µs", 0.60),),
+        seconds=3,
     ),
     Row(
-        name="as-completed",
-        what="50,000 no-op submissions, each taken from concurrent.futures.as_completed; 8 workers",
-        size=50_000,
-        sides=_same_code(waiting.take_as_completed, floor=True),
-        lines=(_time("µs", 0.60),),
+        "as-completed",
+        "50,000 no-op submissions, each taken from concurrent.futures.as_completed; 8 workers",
+        50_000,
+        _same_code(waiting.take_as_completed, floor=True),
+        (_time("µs", 0.60),),
+        seconds=4,
     ),
+)
+
+_ELSEWHERE = (
     Row(
-        name="fan-out",
-        what="400 bodies of time.sleep(0.01) on 32 workers",
-        size=400,
-        sides=_same_code(system.fan_out),
-        lines=(_time("ms", 1.02),),
+        "fan-out",
+        "400 bodies of time.sleep(0.01) on 32 workers",
+        400,
+        _same_code(system.fan_out),
+        (_time("ms", 1.02),),
+        seconds=1,
         times=3,
     ),
     Row(
-        name="http",
-        what="2,000 small HTTP GETs, a connection each, to a server in another process on "
+        "http",
+        "2,000 small HTTP GETs, a connection each, to a server in another process on "
         "127.0.0.1; 32 workers",
-        size=2_000,
-        sides=_same_code(system.http_gets),
-        lines=(_time("ms", 0.97),),
+        2_000,
+        _same_code(system.http_gets),
+        (_time("ms", 0.97),),
+        seconds=4,
         times=3,
     ),
     Row(
-        name="asyncio",
-        what="20,000 calls of loop.run_in_executor gathered, 8 workers",
-        size=20_000,
-        sides=_same_code(system.asyncio_gather),
-        lines=(_time("µs", 0.75),),
+        "asyncio",
+        "20,000 calls of loop.run_in_executor gathered, 8 workers",
+        20_000,
+        _same_code(system.asyncio_gather),
+        (_time("µs", 0.75),),
+        seconds=3,
         times=3,
     ),
     Row(
-        name="fresh",
-        what="create an executor of 4 workers, submit four no-ops, shut it down; 200 times",
-        size=200,
-        sides=_same_code(submitting.fresh),
-        lines=(_time("µs", 0.70),),
+        "fresh",
+        "create an executor of 4 workers, submit four no-ops, shut it down; 200 times",
+        200,
+        _same_code(submitting.fresh),
+        (_time("µs", 0.70),),
+        seconds=1,
         times=3,
     ),
     Row(
-        name="fresh-results",
-        what="the same, and the four results are taken before the shutdown",
-        size=200,
-        sides=_same_code(submitting.fresh_results),
-        lines=(_time("µs", 0.80),),
+        "fresh-results",
+        "the same, and the four results are taken before the shutdown",
+        200,
+        _same_code(submitting.fresh_results),
+        (_time("µs", 0.80),),
+        seconds=1,
         times=3,
     ),
     Row(
-        name="unbounded",
-        what="2,000 bodies blocked at the same time on Service.unbounded(), released, and its "
+        "unbounded",
+        "2,000 bodies blocked at the same time on Service.unbounded(), released, and its "
         "threads joined; against 2,000 bare threading.Thread",
-        size=2_000,
-        sides={
-            Side.STDLIB: system.unbounded_threads,
-            Side.SERVICE: system.unbounded_service,
-        },
-        lines=(_time("ms", 1.00),),
+        2_000,
+        _two(system.unbounded_threads, system.unbounded_service),
+        (_time("ms", 1.00),),
+        seconds=1.5,
         times=3,
     ),
+)
+
+_NESTED = (
     Row(
-        name="nested",
-        what="2,000 bodies that each wait for a submission of their own, 8 workers; against a "
+        "nested",
+        "2,000 bodies that each wait for a submission of their own, 8 workers; against a "
         "stdlib pool of 2,001 workers, because with fewer it can hang",
-        size=2_000,
-        sides={Side.STDLIB: waiting.nested_stdlib, Side.SERVICE: waiting.nested_service},
-        lines=(
-            _time("ms", 0.45, "wall"),
-            Line("threads", "threads", Kind.NEVER_ABOVE, 24, "threads"),
-        ),
+        2_000,
+        _two(waiting.nested_stdlib, waiting.nested_service),
+        (_time("ms", 0.45, "wall"), _threads(24)),
+        seconds=1.5,
         times=3,
     ),
-    _chain("chain", "8 workers", waiting.chain_service),
-    _chain("chain-unbounded", "on Service.unbounded()", waiting.chain_unbounded),
+    _chain("chain", "8 workers", waiting.chain_service, seconds=4),
+    _chain("chain-unbounded", "on Service.unbounded()", waiting.chain_unbounded, seconds=4),
     Row(
-        name="chain-before",
-        what="400 bodies that run at the same time, each of which waits for the one submitted "
-        "before it; 400 workers; doubling: the cost of a level, divided by that with 200 bodies",
-        size=400,
-        sides=_same_code(waiting.chain_before),
-        lines=(_time("ms", 3.00), _growth(2.00, "doubling")),
+        "chain-before",
+        "400 bodies that run at the same time, each of which waits for the one submitted "
+        "before it; 400 workers; twice: the cost of a level, divided by that with 200 bodies",
+        400,
+        _same_code(waiting.chain_before),
+        (_time("ms", 3.00), _growth(2.00, "twice")),
+        seconds=2,
         times=3,
     ),
     Row(
-        name="wait-beside",
-        what="submit(f).result() in a body, beside 2,000 bodies of another executor that wait "
+        "wait-beside",
+        "submit(f).result() in a body, beside 2,000 bodies of another executor that wait "
         "for a future; Service(1), and a stdlib pool of 2 workers, because with 1 it hangs; "
         "the figure is its processor time divided by that beside 2,000 bodies blocked in an "
         "event; coalesced: the same with Coalescer.submit",
         # The bodies that wait.
-        size=2_000,
-        sides={Side.STDLIB: waiting.wait_beside_stdlib, Side.SERVICE: waiting.wait_beside_service},
-        lines=(_growth(1.50), Line("coalesced", "times", Kind.LIMIT, 1.50, "coalesced")),
+        2_000,
+        _two(waiting.wait_beside_stdlib, waiting.wait_beside_service),
+        (_growth(1.50), Line("coalesced", "times", Kind.LIMIT, 1.50, "coalesced")),
+        seconds=5,
     ),
     Row(
-        name="coalesced",
-        what="one Coalescer.submit on a running key, 100,000 of them, futures kept; against "
+        "yield",
+        "one yield_slot(f) with no other body waiting, on 8 workers, 100,000 of them; "
+        "against one submit(f).result() of the stdlib",
+        5_000,
+        _two(partial(waiting.round_trip, ThreadPoolExecutor), _twenty_yields),
+        (_time("µs", 0.06),),
+        seconds=1,
+    ),
+)
+
+_COALESCED = (
+    Row(
+        "coalesced",
+        "one Coalescer.submit on a running key, 100,000 of them, futures kept; against "
         "one stdlib submit while all workers are blocked",
-        size=100_000,
-        sides={
-            Side.STDLIB: partial(submitting.submit, ThreadPoolExecutor),
-            Side.SERVICE: submitting.coalesced_submit,
-        },
-        lines=(
+        100_000,
+        _two(partial(submitting.submit, ThreadPoolExecutor), submitting.coalesced_submit),
+        (
             _time("µs", 0.12, "time"),
             # Anything that a submit leaves behind takes at least a pointer, eight
             # bytes. Half of that tolerates a few pages that have other causes.
             Line("memory", "bytes", Kind.LIMIT, 4, "memory"),
         ),
+        seconds=3,
     ),
     Row(
-        name="coalesced-new",
-        what="Coalescer.submit of 20,000 different keys, futures kept, then all results, "
+        "coalesced-new",
+        "Coalescer.submit of 20,000 different keys, futures kept, then all results, "
         "8 workers; against plain submits of the stdlib",
-        size=20_000,
-        sides={
-            Side.STDLIB: partial(submitting.throughput, ThreadPoolExecutor, workers=8),
-            Side.SERVICE: submitting.coalesced_new_keys,
-        },
-        lines=(_time("µs", 0.50),),
+        20_000,
+        _two(
+            partial(submitting.throughput, ThreadPoolExecutor, workers=8),
+            submitting.coalesced_new_keys,
+        ),
+        (_time("µs", 0.50),),
+        seconds=1.5,
+    ),
+)
+
+_AT_REST = (
+    Row(
+        "idle",
+        "processor time of 32 idle threads over 5 s",
+        50,
+        _same_code(system.idle),
+        (Line("time", "ms", Kind.LIMIT, 10),),
+        seconds=11,
     ),
     Row(
-        name="yield",
-        what="one yield_slot(f) with no other body waiting, on 8 workers, 100,000 of them; "
-        "against one submit(f).result() of the stdlib",
-        size=5_000,
-        sides={
-            Side.STDLIB: partial(waiting.round_trip, ThreadPoolExecutor),
-            Side.SERVICE: _twenty_yields,
-        },
-        lines=(_time("µs", 0.06),),
-    ),
-    Row(
-        name="idle",
-        what="processor time of 32 idle threads over 5 s",
-        size=50,
-        sides=_same_code(system.idle),
-        lines=(Line("time", "ms", Kind.LIMIT, 10),),
-    ),
-    Row(
-        name="import",
-        what="processor time of import boundedexec, compiled, in a fresh interpreter that has "
+        "import",
+        "processor time of import boundedexec, compiled, in a fresh interpreter that has "
         "imported concurrent.futures.thread; the stdlib's is that of importing "
         "concurrent.futures.thread after concurrent.futures",
-        size=3,
-        sides={
-            Side.STDLIB: partial(
+        3,
+        _two(
+            partial(
                 system.import_module,
                 module="concurrent.futures.thread",
                 after="concurrent.futures",
             ),
-            Side.SERVICE: partial(
-                system.import_module,
-                module="boundedexec",
-                after="concurrent.futures.thread",
-            ),
-        },
-        lines=(Line("time", "ms", Kind.LIMIT, 12),),
+            partial(system.import_module, module="boundedexec", after="concurrent.futures.thread"),
+        ),
+        (Line("time", "ms", Kind.LIMIT, 12),),
+        seconds=2,
     ),
 )
 
 _FREE_THREADED = (
     Row(
-        name="free-scaling",
-        what="four bodies that only compute: how many times as fast on two workers as on one",
-        size=5_000_000,
-        sides=_same_code(system.scaling),
-        lines=(Line("speed-up", "times", Kind.AT_LEAST, 1.8),),
+        "free-scaling",
+        "four bodies that only compute: how many times as fast on two workers as on one",
+        5_000_000,
+        _same_code(system.scaling),
+        (Line("speed-up", "times", Kind.AT_LEAST, 1.8),),
+        seconds=3,
     ),
     Row(
-        name="free-throughput",
-        what="throughput-8 again: without a GIL it must be at least the stdlib's",
-        size=100_000,
-        sides=_same_code(partial(submitting.throughput, workers=8)),
-        lines=(_time("µs", 1.00),),
+        "free-throughput",
+        "throughput-8 again: without a GIL it must be at least the stdlib's",
+        100_000,
+        _same_code(partial(submitting.throughput, workers=8)),
+        (_time("µs", 1.00),),
+        seconds=3,
     ),
 )
+
+_ALWAYS = (*_SUBMITTING, *_TAKING, *_ELSEWHERE, *_NESTED, *_COALESCED, *_AT_REST)
 
 
 def free_threaded() -> bool:
