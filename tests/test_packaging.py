@@ -81,7 +81,7 @@ def test_the_sdist_is_the_whole_checkout(tmp_path: Path) -> None:
             CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
     beside = {"CHANGELOG.md", "LICENSE", "README.md", "tox.ini"}
-    beside |= {"pyproject.toml", "setup.cfg", "setup.py"}
+    beside |= {"setup.cfg", "setup.py"}
     for name in beside:
         shutil.copy(CHECKOUT / name, copy)
     made.mkdir()

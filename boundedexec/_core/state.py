@@ -99,6 +99,9 @@ class Worker(ListedThread):
         self.run: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
+        self._count_from_zero()
+
+    def _count_from_zero(self) -> None:
         #: Takes submissions out of the queue, at most `burst`: `IndexError` where there is
         #: none. `steps` counts them.
         self.pops: Iterator[Submission[Any]] = iter(())

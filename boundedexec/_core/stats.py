@@ -71,7 +71,20 @@ _steps = operator.attrgetter("steps")
 _of_slots = operator.attrgetter("cancelled", "dead", "begun", "failed", "refused")
 
 
-def _stats(slots: Slots) -> Stats:
+class _Counted(NamedTuple):
+    """What can be said of one moment alone."""
+
+    queued: int
+    running: int
+    lent: int
+    threads: int
+    begun: int
+    failed: int
+    cancelled: int
+    refused: int
+
+
+def _count(slots: Slots) -> _Counted:
     # One call in C: with a GIL no other thread comes in between. Without one, what moves
     # meanwhile may be counted where it was, where it is, or at both.
     workers = slots.workers
@@ -83,25 +96,27 @@ def _stats(slots: Slots) -> Stats:
         partial(list, map(getattr, map(_future, workers), repeat("successor"), repeat(None))),
         partial(_of_slots, slots),
     ]
-    length, facts, lefts, failures, successors, totals = list(map(operator.call, parts))
+    length, facts, lefts, failures, owed, totals = list(map(operator.call, parts))
     cancelled, dead, begun, failed, refused = totals
-    running = lent = threads = taken = failing = 0
+    running = lent = threads = taken = 0
     for fact, left, failure in zip(facts, lefts, failures, strict=True):
         fn, future, lend, started, raised, granted, missed, passed, borrowed = fact
         running += fn is not None
-        failing += failure is not None  # It has raised, and its callbacks run.
         taken += fn is None and future is not None
         lent += lend is not None
         threads += started
-        failed += raised
+        # One that has raised, and whose callbacks run, is still running.
+        failed += raised - (failure is not None)
         begun += granted - left - missed - passed + borrowed
-    failed -= failing
     # What a worker has taken and not claimed yet is neither in the queue nor running.
-    begun -= taken
-    queued = max(0, length + taken - dead)
-    queued += len(successors) - successors.count(None)
+    queued = max(0, length + taken - dead) + len(owed) - owed.count(None)
+    return _Counted(queued, running, lent, threads, begun - taken, failed, cancelled, refused)
+
+
+def _stats(slots: Slots) -> Stats:
+    queued, running, lent, threads, begun, failed, cancelled, refused = _count(slots)
     now = clock()
-    last = max(slots.last_end, *map(_last_end, workers), 0)
+    last = max(slots.last_end, *map(_last_end, slots.workers), 0)
     return Stats(
         bound=slots.max_workers,
         queued=queued,
