@@ -306,29 +306,33 @@ def test_a_dump_shows_where_bodies_are_stuck(new_service: NewService) -> None:
     def parent() -> None:
         service.submit(held_by_a_lock, lock).result()
 
-    service.submit(parent)
-    service.submit(parent)
-    until(lambda: service.stats().lent == 2)
-    for _ in range(5):
-        service.submit(pow, 2, 2)
-    text = io.StringIO()
-    service.dump(text)
-    lines = text.getvalue()
-    assert lines.startswith("crew: 2 slots, 4 running (2 lending, 0 resuming), 5 queued")
-    assert "in held_by_a_lock: with lock:" in lines
-    assert "held_by_a_lock" in lines.partition("who waits for whom")[2]
-    assert "5 of pow" in lines
-    assert os.path.join("boundedexec", "_core") not in lines
-    lock.release()
+    def dumped() -> str:
+        text = io.StringIO()
+        service.dump(text)
+        return text.getvalue()
+
+    try:
+        service.submit(parent)
+        service.submit(parent)
+        until(lambda: dumped().count("in held_by_a_lock: with lock:") == 2)
+        for _ in range(5):
+            service.submit(pow, 2, 2)
+        lines = dumped()
+        assert lines.startswith("crew: 2 slots, 4 running (2 lending, 0 resuming), 5 queued")
+        assert "held_by_a_lock" in lines.partition("who waits for whom")[2]
+        assert "5 of pow" in lines
+        assert os.path.join("boundedexec", "_core") not in lines
+    finally:
+        lock.release()
 
 
 def test_a_dump_goes_to_standard_error(
     new_service: NewService, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service = new_service(1, thread_name_prefix="crew")
+    service = new_service(1, thread_name_prefix="alone")
     service.dump()
     boundedexec.dump()
-    assert capsys.readouterr().err.count("crew: 1 slot") == 2
+    assert capsys.readouterr().err.count("alone: 1 slot") == 2
 
 
 def run_python(code: str, **options: Any) -> subprocess.Popen[str]:
