@@ -187,7 +187,9 @@ class Future(Submission[T]):
 
         @property
         def _waiters(self) -> Any:
-            waiters = self.watched().waiters
+            # Not `watched` again: the stdlib's `wait` has read the state under the lock, and
+            # relies on it until its waiter is in here.
+            waiters = (self.watch or self.watched()).waiters
             # The stdlib's waits install themselves here: in a body, so that they lend.
             return waiters if current_body() is None else Waiters(self, waiters)
 

@@ -202,6 +202,8 @@ def _idles(worker: Worker) -> bool:
     if slots.ending and not slots.queue:
         return False
     worker.idled = clock()
+    if slots.dead and not slots.queue:
+        exactly(slots.drop_dead)
     # explore: idle-signalled
     worker.signalled = True  # Who takes it out of `free` wakes it with the signal.
     # Idle and free in one step. From here on it looks for what others may have added

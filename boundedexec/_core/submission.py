@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError
 from contextvars import Context
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from .locking import HAS_GIL, exactly, headroom, holding
+from .locking import HAS_GIL, headroom, holding, locked
 from .reporting import Failure, report
 
 T = TypeVar("T")
@@ -131,13 +131,17 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     def watched(self, made: Watch | None = None) -> Watch:
         """The Watch: the one that was `made`, if there was none."""
         watch = self.watch
+        published = watch is None
         if watch is None:
             watch = self.__dict__.setdefault("watch", made or Watch())
-        # Published, so look: the thread that stored the outcome before may have seen none.
-        # Otherwise the stdlib's `wait` would read "not finished" under the lock, and nobody
-        # would notify it.
-        if self.state is ENDING or self.state is CANCELLING:  # explore: published-then-state
+        # Published, so look: the thread that stored the outcome may have seen no Watch. Then
+        # the stdlib's `wait` would read "not finished" under the lock, and nobody would
+        # notify it.
+        state = self.state
+        if state is ENDING or state is CANCELLING:  # explore: published-then-state
             self.settle()
+        elif published and state is not PENDING and state is not RUNNING:
+            self.call_back()  # explore: published-too-late
         return watch
 
     def settle(self) -> None:
@@ -246,18 +250,22 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             while self.state is PENDING and not hasattr(self, "fn") and not self.owner.lost:
                 pass
             return self.cancelled()
-        exactly(self.owner.count_cancelled, 1)
+        if HAS_GIL:  # Counted in the same run, so who passes over it finds it counted.
+            self.owner.cancelled += 1
+            self.owner.dead += 1
         self.failure = CANCELLATION
         self.args = ()
         self.kwargs = self.context = None
         if self.watch is None:
             self.state = CANCELLED
-            return True
-        try:
-            self.settle()
-        except BaseException:
-            self.settle()  # A Ctrl-C: no other thread would finish it.
-            raise
+        else:
+            try:
+                self.settle()
+            except BaseException:
+                self.settle()  # A Ctrl-C: no other thread would finish it.
+                raise
+        if not HAS_GIL:
+            locked(self.owner.count_cancelled, 1)
         return True
 
     def cancel_even_if_shared(self) -> None:

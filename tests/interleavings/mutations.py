@@ -197,6 +197,12 @@ MUTATIONS = [
         "published-then-state",
         "a Watch is published and the state not looked at",
         "if False:",
+        "stdlib_wait_beside_the_ends",
+    ),
+    Mutation(
+        "published-too-late",
+        "a callback in a Watch that is published after the end is not called",
+        "drop",
         "callbacks_beside_an_end",
     ),
     Mutation(
