@@ -2,8 +2,8 @@
 
 A key in flight has one entry in the table, its current run, and that has at most one
 `following`: the re-run that is owed. On a Service a run's future is the submission itself,
-so a run costs little more than one. On another executor, or a subclass of Service with a
-`submit` of its own, the executor is handed the callable, and the run's future ends when
+so a run costs little more than one. On another executor, or a Service whose `submit` is
+overridden or wrapped, the executor is handed the callable, and the run's future ends when
 what the executor returned does.
 
 The executor is never called under a lock.
@@ -36,7 +36,7 @@ from ._core.submission import (
     serials,
 )
 from ._core.threads import PerThread
-from .service import Service, slots_of
+from .service import Service, slots_of, submits_plainly
 
 __all__ = ["Coalescer"]
 
@@ -83,7 +83,8 @@ class Coalescer(Runs, Generic[K]):
             raise TypeError(f"a Coalescer needs an executor with submit, not {executor!r}")
         self._executor = executor
         self._service = executor if isinstance(executor, Service) else None
-        self._direct = getattr(type(executor), "submit", None) is Service.submit
+        #: Whether a run may stand in the service's queue itself.
+        self._direct = isinstance(executor, Service) and submits_plainly(executor)
         super().__init__(self._new_owner())
         _register(self)
 

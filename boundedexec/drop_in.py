@@ -14,7 +14,9 @@ import queue
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import update_wrapper
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._core.locking import locked
 from ._core.outstanding import check_idle
@@ -78,6 +80,16 @@ class _WorkQueue:
         return self.get(block=False)
 
 
+def _copied(function: Any) -> Any:
+    """Another function with the same code; it costs what the first does."""
+    copy: Any = FunctionType(
+        function.__code__, function.__globals__, closure=function.__closure__
+    )
+    update_wrapper(copy, function)
+    del copy.__wrapped__
+    return copy
+
+
 class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
     """A `Service` for code that asks for the stdlib's class, with its defaults.
 
@@ -113,6 +125,16 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         )
         if hasattr(self, "_adjust_thread_count") and not _is_stdlibs(type(self)):
             _warn(self, "_adjust_thread_count", "daemon=True", stacklevel=3)
+
+
+    def attach(self, slots: Slots) -> None:
+        slots.wrappable = True
+        super().attach(slots)
+
+    if not TYPE_CHECKING:
+        # A function of its own: while `install` has the stdlib's name be ours, a wrapper is
+        # put round this one, or its code rewritten, and a plain Service is left alone.
+        submit = _copied(Service.submit)
 
 
 def _is_stdlibs(cls: type) -> bool:
@@ -176,20 +198,32 @@ def _threads(service: Service) -> set[Worker]:
 
 def _start_threads(slots: Slots) -> None:
     """Start the threads that queued submissions lack, whether a signal is on its way or not."""
-    idle = {wake.worker for wake in slots.free}
-    coming = sum(w.slot and w.future is None and w not in idle for w in slots.workers)
-    begun = sum(worker.begun for worker in idle)
-    for _ in range(len(slots.queue) - coming - begun):
+    while _lacks_threads(slots):
         open_one(slots)
         if not slots.free:
-            break
-        wake = slots.free.pop(0)
+            return
+        try:
+            wake = slots.free.pop(0)
+        except IndexError:
+            continue  # A signal took it.
+        # Again, now that no signal can take it: one that came in between has started a
+        # thread for the same submission.
+        if not _lacks_threads(slots, taken=1):
+            slots.free.insert(0, wake)
+            continue
         try:
             next(wake)
         except RuntimeError:
             slots.free.insert(0, wake)
-            break  # The next one to look tries again.
-    open_one(slots)
+            return  # The next one to look tries again.
+
+
+def _lacks_threads(slots: Slots, taken: int = 0) -> bool:
+    """Whether more is queued than threads are idle or on their way; `taken` of those with
+    a slot have not been woken."""
+    idle = {wake.worker for wake in slots.free.copy()}
+    coming = sum(w.slot and w.future is None and w not in idle for w in slots.workers)
+    return len(slots.queue) > coming - taken + sum(worker.begun for worker in idle)
 
 
 class _Part:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._core.blocking import SlotYielded
@@ -23,6 +24,7 @@ from ._core.pool import check_accepts, close, join, make_slots, publish, retire,
 from ._core.slots import look, set_bound
 from ._core.state import Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, serials
+from ._core.wrapping import is_wrapped, plain, stdlib_pool, submit_wrapped, takes_effect
 
 if TYPE_CHECKING:
     from typing import Self
@@ -141,6 +143,12 @@ class Service(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
+        if (
+            slots.wrappable
+            and (stdlib_pool.submit is not plain.submit or plain.submit.__code__ is not plain.code)
+            and takes_effect()
+        ):
+            return submit_wrapped(self, partial(Service.submit, self), fn, args, kwargs)
         if slots.checked:
             check_accepts(slots)
         # Not `Future(...)`: a constructor's call costs as much as all that follows.
@@ -152,9 +160,7 @@ class Service(concurrent.futures.Executor):
         future.kwargs = kwargs or None
         future.context = None
         if slots.propagate:
-            context = copy_context()
-            if context:
-                future.context = context
+            future.context = copy_context() or None
         future.serial = next(serials)
         future.fn = fn
         if slots.checked and slots.recorder is not None:
@@ -299,6 +305,17 @@ class Service(concurrent.futures.Executor):
 def slots_of(service: Service) -> Slots:
     """What the package's other rooms know a service by."""
     return service._slots  # pyright: ignore[reportPrivateUsage]
+
+
+_submit_code = Service.submit.__code__
+
+
+def submits_plainly(service: Service) -> bool:
+    """Whether `service.submit` is that of the class here, and nothing is wrapped round it."""
+    submit = type(service).submit
+    if type(submit) is not FunctionType or submit.__code__ is not _submit_code:
+        return False
+    return not (slots_of(service).wrappable and is_wrapped())
 
 
 def _checked_bound(max_workers: Any) -> int | None:

@@ -164,9 +164,9 @@ class Slots(Owner):
     """
 
     __slots__ = (
-        "settings", "work", "bound", "propagate", "checked", "refusal", "grace_ends", "cancelling",
-        "broken", "ending", "recorder", "service", "_numbers", "opened", "free", "queue", "quiet",
-        "takes", "frees", "pops", "resuming", "lends", "fetcher", "preparing",
+        "settings", "work", "bound", "propagate", "checked", "wrappable", "refusal", "grace_ends",
+        "cancelling", "broken", "ending", "recorder", "service", "_numbers", "opened", "free",
+        "queue", "quiet", "takes", "frees", "pops", "resuming", "lends", "fetcher", "preparing",
         "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit", "owed",
         "observers", "__weakref__",
     )  # fmt: skip
@@ -184,6 +184,8 @@ class Slots(Owner):
         #: Whether there is more to do for a submission than usual: with `max_queued` or a
         #: `recorder`, and once there is a `refusal`.
         self.checked = settings.max_queued is not None or recording.recorder is not None
+        #: Whether wrappers of the stdlib's `submit` take effect here; see `wrapping`.
+        self.wrappable = False
         #: Why nothing more is accepted; set once, before `checked`.
         self.refusal: Callable[[], Exception] | None = None
         #: Until when bodies may submit all the same, on the monotonic clock.

@@ -204,11 +204,7 @@ def wrapped(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(StdlibPool, "submit", submit)
     return seen
 
-#: The drop-in does not go through the stdlib's `submit` yet.
-wraps = pytest.mark.xfail(reason="instrumentation of the stdlib's submit has no effect yet")
 
-
-@wraps
 def test_a_wrapper_of_the_stdlibs_submit_takes_effect_once(wrapped: list[Any]) -> None:
     pool = boundedexec.ThreadPoolExecutor(1, daemon=True)
     future: Any = pool.submit(pow, 2, 3)
@@ -219,7 +215,6 @@ def test_a_wrapper_of_the_stdlibs_submit_takes_effect_once(wrapped: list[Any]) -
     assert wrapped == [pow, abs, abs]
 
 
-@wraps
 def test_a_wrapped_submission_still_lends(wrapped: list[Any]) -> None:
     pool = boundedexec.ThreadPoolExecutor(1, daemon=True)
     outer: Any = pool.submit(lambda: pool.submit(pow, 2, 3).result())
@@ -232,7 +227,6 @@ def test_a_wrapper_leaves_a_service_alone(wrapped: list[Any]) -> None:
     assert wrapped == []
 
 
-@wraps
 def test_a_wrapper_takes_effect_on_subclasses_once(wrapped: list[Any]) -> None:
     class Sub(boundedexec.ThreadPoolExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -242,7 +236,6 @@ def test_a_wrapper_takes_effect_on_subclasses_once(wrapped: list[Any]) -> None:
     assert wrapped == [pow]
 
 
-@wraps
 def test_a_wrapper_that_came_before_the_import_takes_effect() -> None:
     assert run_script("""
         import concurrent.futures
@@ -263,7 +256,6 @@ def test_a_wrapper_that_came_before_the_import_takes_effect() -> None:
         """) == ["('wrapped', 8)", "('wrapped', ('wrapped', 8))", "8", "('wrapped', 8)"]
 
 
-@wraps
 def test_a_wrapper_that_is_taken_away_again_has_no_effect() -> None:
     original: Any = StdlibPool.submit
     pool: Any = boundedexec.ThreadPoolExecutor(1, daemon=True)

@@ -29,7 +29,7 @@ MODULES = [
         for name in (
             "recording", "reporting", "locking", "threads", "submission", "state", "describing",
             "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits", "future",
-            "waits", "outstanding", "keyed", "loop", "pool", "runs",
+            "waits", "outstanding", "keyed", "loop", "pool", "runs", "wrapping",
         )
     ),
     "service",
@@ -38,7 +38,7 @@ MODULES = [
 #: Those without points: what threads share in them is touched by one, or in single steps.
 PLAIN = {
     f"_core.{name}"
-    for name in ("recording", "reporting", "threads", "describing", "contexts")
+    for name in ("recording", "reporting", "threads", "describing", "contexts", "wrapping")
 }
 MODES: tuple[str, ...] = ("gil", "free")
 
