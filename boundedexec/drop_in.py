@@ -124,7 +124,7 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
             daemon=daemon,
         )
         if hasattr(self, "_adjust_thread_count") and not _is_stdlibs(type(self)):
-            _warn(self, "_adjust_thread_count", "daemon=True", stacklevel=3)
+            _warn("_adjust_thread_count of one's own", "daemon=True", stacklevel=2)
 
 
     def attach(self, slots: Slots) -> None:
@@ -187,13 +187,22 @@ def _set_max_workers(service: Service, value: Any) -> None:
     service.max_workers = _bound(value)
 
 
-def _threads(service: Service) -> set[Worker]:
+class _Threads(set[Worker]):
+    """The threads of a service at this moment."""
+
+    def clear(self) -> None:
+        """Done before the end of a program, so that nobody waits for them."""
+        _warn("_threads.clear()", "daemon=True", stacklevel=2)
+        super().clear()
+
+
+def _threads(service: Service) -> _Threads:
     """The threads, with one for each submission that may start: as the stdlib, which starts
     them in `submit`."""
     slots = slots_of(service)
     if slots.queue:
         locked(_start_threads, slots)
-    return threads(slots)
+    return _Threads(threads(slots))
 
 
 def _start_threads(slots: Slots) -> None:
@@ -235,7 +244,7 @@ class _Part:
     def __init__(
         self,
         compute: Callable[[Service], object],
-        instead: str = "",
+        instead: str,
         setting: Callable[[Service, Any], None] | None = None,
     ) -> None:
         self._compute = compute
@@ -255,14 +264,13 @@ class _Part:
             self._setting(service, value)
             return
         vars(service)[self._name] = value
-        if self._instead:
-            _warn(service, self._name, self._instead, stacklevel=3)
+        _warn(f"{self._name} of one's own", self._instead, stacklevel=2)
 
 
-def _warn(service: Service, name: str, instead: str, stacklevel: int) -> None:
+def _warn(what: str, instead: str, stacklevel: int) -> None:
     warnings.warn(
-        f"{name} of one's own has no effect on a {type(service).__name__}, whose threads and"
-        f" queue are boundedexec's; {instead} does that here",
+        f"{what} has no effect on a pool whose threads and queue are boundedexec's;"
+        f" {instead} does that here",
         RuntimeWarning,
         stacklevel=stacklevel + 1,
     )
@@ -294,17 +302,17 @@ def _initargs(service: Service) -> tuple[Any, ...]:
 
 
 _PARTS: dict[str, Any] = {
-    "_max_workers": _Part(_max_workers, setting=_set_max_workers),
-    "_threads": _Part(_threads),
-    "_work_queue": _Part(
-        lambda service: _WorkQueue(slots_of(service)), "Service(max_queued=n)"
-    ),
-    "_shutdown": _Part(lambda service: service.is_shut_down),
-    "_broken": _Part(_broken),
+    "_max_workers": _Part(_max_workers, "max_workers = n", setting=_set_max_workers),
+    "_threads": _Part(_threads, "daemon=True"),
+    "_work_queue": _Part(lambda service: _WorkQueue(slots_of(service)), "max_queued=n"),
+    "_shutdown": _Part(lambda service: service.is_shut_down, "shutdown(wait=False)"),
+    "_broken": _Part(_broken, "shutdown(wait=False, cancel_futures=True)"),
     "_shutdown_lock": _ShutdownLock(),
-    "_thread_name_prefix": _Part(lambda service: slots_of(service).settings.prefix),
-    "_initializer": _Part(_initializer),
-    "_initargs": _Part(_initargs),
+    "_thread_name_prefix": _Part(
+        lambda service: slots_of(service).settings.prefix, "thread_name_prefix="
+    ),
+    "_initializer": _Part(_initializer, "initializer="),
+    "_initargs": _Part(_initargs, "initargs="),
 }
 # From here, not in `service`: a Service does not know who looks at it in this way.
 for _name, _part in _PARTS.items():

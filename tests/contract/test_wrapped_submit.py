@@ -281,7 +281,7 @@ def test_the_future_that_a_wrapper_gets_is_ours_in_all_but_name(wrap: Any) -> No
 
     def counting(original: Any, pool: Any, fn: Any, *args: Any) -> Any:
         future: Any = original(pool, fn, *args)
-        assert all([isinstance(future, kind) for kind in (Future, boundedexec.Future)])
+        assert all(isinstance(future, kind) for kind in (Future, boundedexec.Future))
         assert not future.cancelled()
         future.label = "mine"
         future.add_done_callback(seen.done.append)
