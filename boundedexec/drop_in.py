@@ -93,10 +93,11 @@ def _copied(function: Any) -> Any:
 class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
     """A `Service` for code that asks for the stdlib's class, with its defaults.
 
-    `isinstance` and `issubclass` say that it is one; it runs none of its code. Unlike a
+    `isinstance` and `issubclass` say that it is one. Unlike a
     plain Service it has the stdlib's number of workers and its tolerance of other numbers
     than integers, raises `ValueError` for `max_workers <= 0`, keeps its threads until it is
-    shut down, and leaves bodies in the context of their thread.
+    shut down, and leaves bodies in the context of their thread. Instrumentation that wraps
+    the `submit` of the stdlib's class takes effect here.
     """
 
     def __init__(
@@ -231,8 +232,11 @@ def _lacks_threads(slots: Slots, taken: int = 0) -> bool:
     """Whether more is queued than threads are idle or on their way; `taken` of those with
     a slot have not been woken."""
     idle = {wake.worker for wake in slots.free.copy()}
-    coming = sum(w.slot and w.future is None and w not in idle for w in slots.workers)
-    return len(slots.queue) > coming - taken + sum(worker.begun for worker in idle)
+    coming = [w for w in slots.workers if w.slot and w.future is None and w not in idle]
+    queued = len(slots.queue)
+    # Again: without a GIL one may have taken its submission, and not stored that it has.
+    still = sum(worker.future is None for worker in coming)
+    return queued > still - taken + sum(worker.begun for worker in idle)
 
 
 class _Part:

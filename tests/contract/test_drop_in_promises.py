@@ -91,7 +91,8 @@ def test_the_threads_are_there_when_submit_returns() -> None:
         gates = [Gate() for _ in range(6)]
         for n, gate in enumerate(gates):
             pool.submit(gate)
-            assert len(there._threads) == min(n + 1, 4)
+            # One may have been started ahead, for the next submission.
+            assert min(n + 1, 4) <= len(there._threads) <= 4
             assert all(thread.is_alive() for thread in there._threads)
         for gate in gates:
             gate.open()
