@@ -106,6 +106,7 @@ def _stdlib_futures(replaced: Mapping[str, Any]) -> Any:
         **{name: value for name, value in vars(module).items() if not name.startswith("__")},
         __file__=str(source.parent / "__init__.py"),
         _base=rooms,
+        ThreadPoolExecutor=concurrent.futures.ThreadPoolExecutor,
         thread=SimpleNamespace(BrokenThreadPool=broken),
     )
 
