@@ -1,7 +1,7 @@
 """Coalescer: at most one run per key in flight; what arrives meanwhile becomes one re-run.
 
 On a Service a run's future is the submission itself, so a run costs little more than one.
-On another executor, or a subclass of Service with a `submit` of its own, the executor is
+On another executor, or a Service whose `submit` is overridden or wrapped, the executor is
 handed the callable, and the run's future ends when what the executor returned did.
 
 The executor is never called under a lock.
@@ -27,7 +27,7 @@ from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
 from ._core.submission import CANCELLATION, Owner, Submission
-from .service import Service, slots_of
+from .service import Service, slots_of, submits_plainly
 
 __all__ = ["Coalescer"]
 
@@ -80,7 +80,7 @@ class Coalescer(Generic[K]):
         executor = self._executor
         self._slots = slots_of(executor) if isinstance(executor, Service) else None
         #: Whether runs stand in the service's queue themselves.
-        self._direct = getattr(type(executor), "submit", None) is Service.submit
+        self._direct = isinstance(executor, Service) and submits_plainly(executor)
         if self._slots is None:
             self._runs = Runs(Owner(), id)
         elif self._direct:

@@ -14,7 +14,9 @@ import queue
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import update_wrapper
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._core.locking import locked
 from ._core.outstanding import check_idle
@@ -78,13 +80,24 @@ class _WorkQueue:
         return self.get(block=False)
 
 
+def _copied(function: Any) -> Any:
+    """Another function with the same code; it costs what the first does."""
+    copy: Any = FunctionType(
+        function.__code__, function.__globals__, closure=function.__closure__
+    )
+    update_wrapper(copy, function)
+    del copy.__wrapped__
+    return copy
+
+
 class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
     """A `Service` for code that asks for the stdlib's class, with its defaults.
 
-    `isinstance` and `issubclass` say that it is one; it runs none of its code. Unlike a
-    plain Service it has the stdlib's number of workers and its tolerance of other numbers
-    than integers, raises `ValueError` for `max_workers <= 0`, keeps its threads until it is
-    shut down, and leaves bodies in the context of their thread.
+    `isinstance` and `issubclass` say that it is one. Unlike a plain Service it has the
+    stdlib's number of workers and its tolerance of other numbers than integers, raises
+    `ValueError` for `max_workers <= 0`, keeps its threads until it is shut down, and leaves
+    bodies in the context of their thread. Instrumentation that wraps the `submit` of the
+    stdlib's class takes effect here.
     """
 
     def __init__(
@@ -114,7 +127,16 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
             slow_after=slow_after,
         )
         if hasattr(self, "_adjust_thread_count") and not _is_stdlibs(type(self)):
-            _warn(self, "_adjust_thread_count", "daemon=True", stacklevel=3)
+            _warn("_adjust_thread_count of one's own", "daemon=True", stacklevel=2)
+
+    def attach(self, slots: Slots) -> None:
+        slots.wrappable = True
+        super().attach(slots)
+
+    if not TYPE_CHECKING:
+        # A function of its own: while `install` has the stdlib's name be ours, a wrapper is
+        # put round this one, or its code rewritten, and a plain Service is left alone.
+        submit = _copied(Service.submit)
 
 
 def _is_stdlibs(cls: type) -> bool:
@@ -167,31 +189,55 @@ def _set_max_workers(service: Service, value: Any) -> None:
     service.max_workers = _bound(value)
 
 
-def _threads(service: Service) -> set[Worker]:
+class _Threads(set[Worker]):
+    """The threads of a service at this moment."""
+
+    def clear(self) -> None:
+        """Done before the end of a program, so that nobody waits for them."""
+        _warn("_threads.clear()", "daemon=True", stacklevel=2)
+        super().clear()
+
+
+def _threads(service: Service) -> _Threads:
     """The threads, with one for each submission that may start: as the stdlib, which starts
     them in `submit`."""
     slots = slots_of(service)
     if slots.queue:
         locked(_start_threads, slots)
-    return threads(slots)
+    return _Threads(threads(slots))
 
 
 def _start_threads(slots: Slots) -> None:
     """Start the threads that queued submissions lack, whether a signal is on its way or not."""
-    idle = {wake.worker for wake in slots.free}
-    coming = sum(w.slot and w.future is None and w not in idle for w in slots.workers)
-    begun = sum(worker.begun for worker in idle)
-    for _ in range(len(slots.queue) - coming - begun):
+    while _lacks_threads(slots):
         open_one(slots)
         if not slots.free:
-            break
-        wake = slots.free.pop(0)
+            return
+        try:
+            wake = slots.free.pop(0)
+        except IndexError:
+            continue  # A signal took it.
+        # Again, now that no signal can take it: one that came in between has started a
+        # thread for the same submission.
+        if not _lacks_threads(slots, taken=1):
+            slots.free.insert(0, wake)
+            continue
         try:
             next(wake)
         except RuntimeError:
             slots.free.insert(0, wake)
-            break  # The next one to look tries again.
-    open_one(slots)
+            return  # The next one to look tries again.
+
+
+def _lacks_threads(slots: Slots, taken: int = 0) -> bool:
+    """Whether more is queued than threads are idle or on their way; `taken` of those with
+    a slot have not been woken."""
+    idle = {wake.worker for wake in slots.free.copy()}
+    coming = [w for w in slots.workers if w.slot and w.future is None and w not in idle]
+    queued = len(slots.queue)
+    # Again: without a GIL one may have taken its submission, and not stored that it has.
+    still = sum(worker.future is None for worker in coming)
+    return queued > still - taken + sum(worker.begun for worker in idle)
 
 
 class _Part:
@@ -203,7 +249,7 @@ class _Part:
     def __init__(
         self,
         compute: Callable[[Service], object],
-        instead: str = "",
+        instead: str,
         setting: Callable[[Service, Any], None] | None = None,
     ) -> None:
         self._compute = compute
@@ -223,14 +269,13 @@ class _Part:
             self._setting(service, value)
             return
         vars(service)[self._name] = value
-        if self._instead:
-            _warn(service, self._name, self._instead, stacklevel=3)
+        _warn(f"{self._name} of one's own", self._instead, stacklevel=2)
 
 
-def _warn(service: Service, name: str, instead: str, stacklevel: int) -> None:
+def _warn(what: str, instead: str, stacklevel: int) -> None:
     warnings.warn(
-        f"{name} of one's own has no effect on a {type(service).__name__}, whose threads and"
-        f" queue are boundedexec's; {instead} does that here",
+        f"{what} has no effect on a pool whose threads and queue are boundedexec's;"
+        f" {instead} does that here",
         RuntimeWarning,
         stacklevel=stacklevel + 1,
     )
@@ -262,17 +307,17 @@ def _initargs(service: Service) -> tuple[Any, ...]:
 
 
 _PARTS: dict[str, Any] = {
-    "_max_workers": _Part(_max_workers, setting=_set_max_workers),
-    "_threads": _Part(_threads),
-    "_work_queue": _Part(
-        lambda service: _WorkQueue(slots_of(service)), "Service(max_queued=n)"
-    ),
-    "_shutdown": _Part(lambda service: service.is_shut_down),
-    "_broken": _Part(_broken),
+    "_max_workers": _Part(_max_workers, "max_workers = n", setting=_set_max_workers),
+    "_threads": _Part(_threads, "daemon=True"),
+    "_work_queue": _Part(lambda service: _WorkQueue(slots_of(service)), "max_queued=n"),
+    "_shutdown": _Part(lambda service: service.is_shut_down, "shutdown(wait=False)"),
+    "_broken": _Part(_broken, "shutdown(wait=False, cancel_futures=True)"),
     "_shutdown_lock": _ShutdownLock(),
-    "_thread_name_prefix": _Part(lambda service: slots_of(service).settings.prefix),
-    "_initializer": _Part(_initializer),
-    "_initargs": _Part(_initargs),
+    "_thread_name_prefix": _Part(
+        lambda service: slots_of(service).settings.prefix, "thread_name_prefix="
+    ),
+    "_initializer": _Part(_initializer, "initializer="),
+    "_initargs": _Part(_initargs, "initargs="),
 }
 # From here, not in `service`: a Service does not know who looks at it in this way.
 for _name, _part in _PARTS.items():

@@ -8,12 +8,11 @@ Nothing is put around anything: an installed pool is the class itself, and costs
 it costs without this.
 """
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.thread
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -24,14 +23,17 @@ from .drop_in import ThreadPoolExecutor
 
 __all__ = ["install", "installed"]
 
+#: Where the stdlib defines `wait` and `as_completed`; it has no public name.
+_base = sys.modules[concurrent.futures.Future.__module__]
+
 # Every place that has one of the names, and ours for it.
 _PLACES: list[tuple[ModuleType, str, object]] = [
     (concurrent.futures.thread, "ThreadPoolExecutor", ThreadPoolExecutor),
     (concurrent.futures, "ThreadPoolExecutor", ThreadPoolExecutor),
     (concurrent.futures, "wait", wait),
     (concurrent.futures, "as_completed", as_completed),
-    (concurrent.futures._base, "wait", wait),
-    (concurrent.futures._base, "as_completed", as_completed),
+    (_base, "wait", wait),
+    (_base, "as_completed", as_completed),
 ]
 
 # Guards the two that follow.

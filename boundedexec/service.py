@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._core.blocking import SlotYielded
@@ -23,6 +24,7 @@ from ._core.pool import admit, close, join, make_slots, retire, start_queued, ta
 from ._core.slots import look, set_bound
 from ._core.state import Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
+from ._core.wrapping import is_wrapped, submit_wrapped, takes_effect
 
 if TYPE_CHECKING:
     from typing import Self, TextIO
@@ -35,6 +37,7 @@ __all__ = ["Service"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# In place of `Future(...)`: a constructor's call costs as much as the rest of `submit`.
 _new_future: Callable[[type[Future[Any]]], Future[Any]] = object.__new__
 _service_numbers = iter(range(1 << 62))
 
@@ -141,14 +144,15 @@ class Service(concurrent.futures.Executor):
     ) -> concurrent.futures.Future[T]:
         """Queue `fn(*args, **kwargs)` and return its future at once.
 
-        Never blocks, and may be called from anywhere: a body, a done-callback, a signal
-        handler, a `__del__`. Raises `RuntimeError` after shutdown and where no thread can
-        be started though nothing runs, `QueueFull`, `TypeError` if `fn` is not callable.
+        Never blocks; from anywhere: a body, a callback, a signal handler, a `__del__`.
+        Raises `TypeError` if `fn` is not callable, `QueueFull`, `RuntimeError` after shutdown
+        and where no thread can be started though nothing runs.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
-        # Not `Future(...)`: a constructor's call costs as much as all that follows.
+        if slots.wrappable and takes_effect():
+            return submit_wrapped(self, partial(Service.submit, self), fn, args, kwargs)
         future: Future[T] = _new_future(Future)
         future.state = PENDING
         future.failure = None
@@ -162,8 +166,7 @@ class Service(concurrent.futures.Executor):
             admit(slots, future)
         try:
             slots.queue.append(future)  # explore: queued-then-look
-            # Queued, so look. Where a signal is on its way, the worker looks when it has
-            # arrived.
+            # Queued, so look. Where a signal is on its way, its worker looks when it has come.
             if (slots.free and slots.quiet) or slots.refusal is not None:
                 start_queued(slots, future)
         except BaseException:
@@ -339,6 +342,17 @@ class Service(concurrent.futures.Executor):
 def slots_of(service: Service) -> Slots:
     """What the package's other rooms know a service by."""
     return service._slots  # pyright: ignore[reportPrivateUsage]
+
+
+_submit_code = Service.submit.__code__
+
+
+def submits_plainly(service: Service) -> bool:
+    """Whether `service.submit` is that of the class here, and nothing is wrapped round it."""
+    submit = type(service).submit
+    if type(submit) is not FunctionType or submit.__code__ is not _submit_code:
+        return False
+    return not (slots_of(service).wrappable and is_wrapped())
 
 
 def _checked_bound(max_workers: Any) -> int | None:

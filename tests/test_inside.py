@@ -248,7 +248,7 @@ def test_a_yielded_slot_and_an_owed_run(new_service: NewService, stall: Stall) -
     coalescer.submit("key", stall.body, "run")
     stall.wait_for(1)
     coalescer.submit("key", pow, 2, 5)
-    yielded, running, owed = service.tasks()
+    _, running, owed = service.tasks()
     assert (running.state, running.key) == ("running", "key")
     assert (owed.state, owed.key, owed.name) == ("owed", "key", "pow")
     assert service.stats().queued == 1

@@ -202,9 +202,9 @@ class Slots(Owner):
     """
 
     __slots__ = (
-        "settings", "work", "bound", "propagate", "checked", "refusal", "grace_ends", "cancelling",
-        "broken", "ending", "recorder", "service", "_numbers", "opened", "free", "queue", "quiet",
-        "takes", "frees", "resuming", "lends", "fetcher", "preparing",
+        "settings", "work", "bound", "propagate", "checked", "wrappable", "refusal", "grace_ends",
+        "cancelling", "broken", "ending", "recorder", "service", "_numbers", "opened", "free",
+        "queue", "quiet", "takes", "frees", "resuming", "lends", "fetcher", "preparing",
         "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit",
         "observers", "begun", "failed", "refused", "last_end", "__weakref__",
     )  # fmt: skip
@@ -224,6 +224,8 @@ class Slots(Owner):
         self.checked = (
             settings.max_queued is not None or recording.recorder is not None or debugging.on
         )
+        #: Whether wrappers of the stdlib's `submit` take effect here; see `wrapping`.
+        self.wrappable = False
         #: Why nothing more is accepted; set once, before `checked`.
         self.refusal: Callable[[], Exception] | None = None
         #: Until when bodies may submit all the same, on the monotonic clock.

@@ -198,6 +198,7 @@ MUTATIONS = [
         "a Watch is published and the state not looked at",
         "if False:",
         "stdlib_wait_beside_the_ends",
+        "free",
     ),
     Mutation(
         "published-too-late",

@@ -27,9 +27,9 @@ MODULES = [
     *(
         f"_core.{name}"
         for name in (
-            "recording", "debugging", "reporting", "locking", "threads", "submission", "state", "describing",
-            "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits", "future",
-            "waits", "outstanding", "loop", "pool", "runs",
+            "recording", "debugging", "reporting", "locking", "threads", "submission", "state",
+            "describing", "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits",
+            "future", "waits", "outstanding", "loop", "pool", "runs", "wrapping",
         )
     ),
     "service",
@@ -38,7 +38,9 @@ MODULES = [
 #: Those without points: what threads share in them is touched by one, or in single steps.
 PLAIN = {
     f"_core.{name}"
-    for name in ("recording", "debugging", "reporting", "threads", "describing", "contexts")
+    for name in (
+        "recording", "debugging", "reporting", "threads", "describing", "contexts", "wrapping",
+    )
 }
 MODES: tuple[str, ...] = ("gil", "free")
 
@@ -106,6 +108,7 @@ def _stdlib_futures(replaced: Mapping[str, Any]) -> Any:
         **{name: value for name, value in vars(module).items() if not name.startswith("__")},
         __file__=str(source.parent / "__init__.py"),
         _base=rooms,
+        ThreadPoolExecutor=concurrent.futures.ThreadPoolExecutor,
         thread=SimpleNamespace(BrokenThreadPool=broken),
     )
 
