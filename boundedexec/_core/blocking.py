@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from .describing import describe
-from .graph import Node, graph
+from .graph import Node, graph, is_queued
 from .lending import CannotEnd, go_on, seek, withdraw
 from .locking import guard, headroom
 from .slots import close_lend, free_slot, look, serve_resuming
@@ -105,17 +105,23 @@ def _leave(
 ) -> None:
     with guard.lock:
         graph.leave(body, before)
+        late = deadline is not None and not node.over()
+        if late and body.slots.recorder is not None and _needs_slot(node, body):
+            body.slots.recorder.ran_out()
         # Without one from the start, its slot is yielded, or with an earlier borrower.
         if body.slot or not had_slot:
             return
         if body.lend is not None and withdraw(body):  # explore: leave-withdraws
             return
         body.slots.unslotted.add(body)
-        if deadline is not None and body.lend is not None and not node.over():
-            if body.slots.recorder is not None:
-                body.slots.recorder.ran_out()
+        if late and body.lend is not None:
             return
     resume(body, deadline)  # explore: leave-resumes
+
+
+def _needs_slot(node: Node, body: Worker) -> bool:
+    """Whether what `node` waits for had to be lent a slot, or has none yet."""
+    return body.lend is not None or any(map(is_queued, node.pending))
 
 
 class _WaitForSlot(Node):
