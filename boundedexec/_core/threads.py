@@ -22,6 +22,9 @@ from .locking import HAS_GIL
 #: Not in an isolated sub-interpreter.
 DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
 
+#: Where `Thread.start` keeps what the interpreter knows of a thread.
+_HANDLE = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
+
 
 def _listed() -> dict[int, threading.Thread]:
     """`threading`'s own table, which has no public name."""
@@ -74,6 +77,12 @@ class ListedThread(threading.Thread):
             self._native_id = _thread.get_native_id()
         _listed()[self._ident] = self
         vars(self)["_started"].set()
+        # What `threading` looks at in a forked child, where the thread that forked is the
+        # main thread; gevent's patches look there too.
+        if sys.version_info < (3, 13):
+            vars(self)["_tstate_lock"] = self._ended
+        else:
+            vars(self)[_HANDLE] = vars(_thread)["_make_thread_handle"](self._ident)
         trace, profile = threading.gettrace(), threading.getprofile()
         if trace is not None:
             sys.settrace(trace)
@@ -89,33 +98,6 @@ class ListedThread(threading.Thread):
         seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
         if self._ended.acquire(True, seconds):
             self._ended.release()
-
-
-# Fork: in the child `threading` makes the thread that forked the main thread, and relies
-# on what `Thread.start` would have left in it. For a thread that is not in its table it
-# makes a main thread itself.
-_forking: dict[int, ListedThread] = {}
-
-
-def _leave_table() -> None:
-    ident = _thread.get_ident()
-    thread = _listed().get(ident)
-    if isinstance(thread, ListedThread):
-        _forking[ident] = thread
-        _listed().pop(ident, None)
-
-
-def _return_to_table() -> None:
-    ident = _thread.get_ident()
-    thread = _forking.pop(ident, None)
-    if thread is not None:
-        _listed()[ident] = thread
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_leave_table, after_in_parent=_return_to_table, after_in_child=_forking.clear
-    )
 
 
 class PerThread:
