@@ -309,7 +309,7 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         late = fn
         fn, args, future.kwargs, future.context = fn.start()
         future.args, worker.fn = args, fn
-    run = worker.run
+    run = worker.call
     if future.context is not None or worker.presets:
         run = _prepared(worker, future.context)
     try:

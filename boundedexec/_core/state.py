@@ -61,7 +61,7 @@ class Worker(ListedThread):
     # object with thirty attributes or more is slow to read otherwise.
     __slots__ = (
         "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
-        "node", "blank", "run", "presets",
+        "node", "blank", "call", "presets",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, name: str, slot: bool) -> None:
@@ -92,8 +92,8 @@ class Worker(ListedThread):
         #: Where a body without a context of its own runs, if the submitter's is propagated;
         #: replaced when one has set something. Otherwise it runs in that of the thread.
         self.blank = Context()
-        #: Runs a body there.
-        self.run: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
+        #: Runs a body there. (Not `run`, which programs replace on a thread.)
+        self.call: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
 
@@ -106,7 +106,7 @@ class Worker(ListedThread):
 
     def renew_context(self) -> None:
         self.blank = Context()
-        self.run = self.blank.run
+        self.call = self.blank.run
 
     def gone(self) -> None:
         with guard.lock:
