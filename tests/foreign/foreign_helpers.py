@@ -1,8 +1,5 @@
 """What the tests of other libraries share: importing one, and running a program on one."""
 
-# mypy: ignore-errors
-# pyright: basic
-
 from __future__ import annotations
 
 import importlib
@@ -47,9 +44,7 @@ def command(form: str) -> list[str]:
     return [*RUN, "--quiet"] if form == "run" else []
 
 
-def python(
-    *arguments: str | Path, cwd: Path, limit: float = 2 * LIMIT, **environment: str
-) -> list[str]:
+def python(*arguments: str | Path, cwd: Path, **environment: str) -> list[str]:
     """The lines that it prints; it says nothing else, and ends well, in time."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -58,7 +53,7 @@ def python(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=limit,
+        timeout=3 * LIMIT,
         check=False,
     )
     print(done.stdout[-5000:], done.stderr[-5000:])

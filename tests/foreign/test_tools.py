@@ -44,7 +44,8 @@ def test_coverage_sees_the_lines_of_bodies(tmp_path: Path, form: str) -> None:
     python("-m", "coverage", "json", "-q", "-o", "measured.json", cwd=tmp_path)
     (measured,) = json.loads((tmp_path / "measured.json").read_text())["files"].values()
     source = path.read_text().splitlines()
-    assert [source[n - 1].strip() for n in measured["missing_lines"]] == ['return "never"']
+    missing: list[int] = measured["missing_lines"]
+    assert [source[n - 1].strip() for n in missing] == ['return "never"']
     assert len(measured["missing_branches"]) == 1
 
 
@@ -85,9 +86,11 @@ class Debugger:
 
     def _receive(self) -> dict[str, Any]:
         length = 0
-        while line := self._file.readline().strip():
+        line: bytes = self._file.readline()
+        while line.strip():
             name, _, value = line.partition(b":")
             length = int(value) if name == b"Content-Length" else length
+            line = self._file.readline()
         message: dict[str, Any] = json.loads(self._file.read(length))
         return message
 
