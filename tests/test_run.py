@@ -14,15 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers import LIMIT, THREADS_INHERIT_CONTEXT
-
-import boundedexec
-
-RUN = ["-m", "boundedexec", "run"]
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(Path(boundedexec.__file__).parents[1]),
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
+from run_helpers import ENVIRONMENT, RUN, assert_as_by_itself, python, said
 
 
 @pytest.fixture
@@ -37,50 +29,12 @@ def program(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def python(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=ENVIRONMENT,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=LIMIT,
-        check=False,
-    )
-
-
-def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The report, which stands last on standard error."""
-    lines = done.stderr.splitlines()
-    report = [line for line in lines if line.startswith("boundedexec: ")]
-    assert report
-    assert lines[-len(report) :] == report
-    return report
-
-
 def with_pools(path: Path, *arguments: str) -> tuple[list[str], list[str]]:
     """What a program that ends well prints, and what is reported of it."""
     done = python(*RUN, *arguments, path)
     report = said(done)
     assert (done.returncode, done.stderr.splitlines()) == (0, report)
     return done.stdout.splitlines(), report
-
-
-def assert_as_by_itself(
-    *arguments: str | Path, cwd: Path | None = None, flags: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    """Run it with and without us: output, errors and status are the same."""
-    alone = python(*flags, *arguments, cwd=cwd)
-    done = python(*flags, *RUN, *arguments, cwd=cwd)
-    errors = done.stderr.splitlines()
-    if done.returncode >= 0 and "os._exit" not in done.stdout:
-        errors = errors[: -len(said(done))]
-    # `python -m` shows the frames of runpy, which are not the program's.
-    runpy = r'  File "(<frozen runpy>|[^"]*\brunpy\.py)", .*\n(    .*\n)*'
-    theirs = re.sub(runpy, "", alone.stderr).splitlines()
-    assert (done.returncode, done.stdout, errors) == (alone.returncode, alone.stdout, theirs)
-    return done
 
 
 # The program is its own.
@@ -229,9 +183,12 @@ def test_a_program_that_is_missing_is_one_line(
     assert python(*arguments, cwd=tmp_path).returncode == status
 
 
-@pytest.mark.parametrize("words", ["", "-m", "--workers 3", "--nothing x", "--work 3 x"])
-def test_a_wrong_command_line_is_status_2(words: str) -> None:
-    done = python(*RUN, *words.split())
+@pytest.mark.parametrize(
+    "words",
+    ["", "-m", "-c", "--workers 3", "--nothing x", "--work 3 x", "--quiet", "--report x"],
+)
+def test_a_wrong_command_line_is_status_2(words: str, tmp_path: Path) -> None:
+    done = python(*RUN, *words.split(), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: python -m boundedexec run ")
 
@@ -239,7 +196,8 @@ def test_a_wrong_command_line_is_status_2(words: str) -> None:
 def test_help_is_ours_before_the_program() -> None:
     done = python(*RUN, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "--workers N" in done.stdout
+    for option in ("--workers N", "--report FILE", "--quiet", "-c CODE", "-m MODULE"):
+        assert option in done.stdout
 
 
 WAITING = """

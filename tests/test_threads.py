@@ -144,6 +144,18 @@ def test_a_thread_of_the_service_is_seen_by_threading() -> None:
     assert ended(thread)
 
 
+def test_what_is_set_on_a_thread_that_runs_does_not_reach_what_it_executes() -> None:
+    # streamlit replaces `run`, so that a thread that starts later has a context of its own.
+    names = ["run", "start", "context", "result", "target", "queue", "work_queue", "executor"]
+    for propagate_context in True, False:
+        with Service(1, propagate_context=propagate_context) as service:
+            thread = service.submit(current_thread).result(LIMIT)
+            for name in names:
+                setattr(thread, name, lambda: None)
+            assert service.submit(pow, 2, 3).result(LIMIT) == 8
+            assert service.submit(service.submit(pow, 2, 4).result).result(LIMIT) == 16
+
+
 def test_a_thread_that_logs_while_it_ends_does_not_stay_listed(
     log: SimpleQueue[logging.LogRecord],
 ) -> None:

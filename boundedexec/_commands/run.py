@@ -1,4 +1,4 @@
-"""``python -m boundedexec run SCRIPT``: an existing program, with pools of this package.
+"""``python -m boundedexec run PROGRAM``: an existing program, with pools of this package.
 
 The program runs unchanged, and has `__main__`, `sys.argv` and `sys.path` to itself. An
 exception that ends it reaches the interpreter, which handles it as in any program: a
@@ -6,7 +6,7 @@ traceback, an exit status, an end by SIGINT. The traceback does not show the fra
 module.
 
 At the end, when everything that was accepted has finished and the program's own exit
-handlers have run, a report on standard error says what its pools did.
+handlers have run, a report says what its pools did: on standard error, or in a file.
 """
 
 from __future__ import annotations
@@ -16,14 +16,21 @@ import atexit
 import builtins
 import importlib.util
 import io
+import linecache
 import os
 import pkgutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader
-from types import CodeType, ModuleType
-from typing import NoReturn
+from importlib.machinery import (
+    BuiltinImporter,
+    ModuleSpec,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
+from types import CodeType, ModuleType, TracebackType
+from typing import NamedTuple, NoReturn
 
 from .._core.pool import all_idle, signal_on_its_way
 from ..drop_in import set_default_workers
@@ -31,6 +38,9 @@ from ..installing import install
 from .counting import Counts, count
 
 _PROGRAM = "python -m boundedexec run"
+
+# How each line of the report begins.
+_SAYS = "boundedexec:"
 
 # What Python itself reports.
 _NO_SUCH_FILE = 2
@@ -41,29 +51,32 @@ _BEGINNING = 0.1
 _A_MOMENT = 0.001
 
 
+class _Program(NamedTuple):
+    """The program, as the command line names it."""
+
+    #: `-m`, `-c`, `-`, or nothing for a script.
+    option: str
+    #: The module, the code or the script's path.
+    name: str
+    #: What follows, which the program parses.
+    arguments: list[str]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the program that `arguments` name; return 0, or raise what ended it."""
-    arguments = list(arguments)
-    # The program parses what follows its name.
-    end = _end_of_ours(arguments)
-    args = _parser().parse_args(arguments[:end])
-    program: str = args.module if args.script is None else args.script
+    args, program = _parse(arguments)
     module = ModuleType("__main__")
     # As in any program; a module created in code has none of these.
-    vars(module).update(__builtins__=builtins)
+    vars(module).update(__builtins__=builtins, __loader__=BuiltinImporter)
     if sys.version_info < (3, 14):
         vars(module).update(__annotations__={})
     if args.workers is not None:
         set_default_workers(args.workers)
-    counts = count()
+    if args.report is not None or not args.quiet:
+        atexit.register(_report, count(), os.getpid(), args.report)
     install()
-    atexit.register(_report, counts, os.getpid())
     try:
-        if args.script is None:
-            code = _find_module(program, arguments[end:], module)
-        else:
-            code = _find_script(program, arguments[end:], module)
-        exec(code, vars(module))
+        exec(_FINDERS[program.option](program.name, program.arguments, module), vars(module))
     except SystemExit:
         raise
     except BaseException as error:
@@ -88,13 +101,40 @@ def _let_begin() -> None:
         time.sleep(sys.getswitchinterval())
 
 
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, _Program]:
+    parser = _parser()
+    end = _end_of_ours(arguments)
+    args = parser.parse_args(arguments[:end])
+    if end == len(arguments):
+        parser.error("which program? SCRIPT, -m MODULE, -c CODE or - is required")
+    word, *rest = arguments[end:]
+    option = word[:2]
+    if option in ("-m", "-c"):
+        if word == option and not rest:
+            parser.error(f"argument {option}: expected one argument")
+        return args, _Program(option, word[2:] or rest.pop(0), rest)
+    return args, _Program("-" if word == "-" else "", word, rest)
+
+
+def _end_of_ours(arguments: Sequence[str]) -> int:
+    """Return how many of `arguments` stand before those that name the program."""
+    index = 0
+    while index < len(arguments):
+        argument = arguments[index]
+        if argument == "-" or argument[:2] in ("-m", "-c") or not argument.startswith("-"):
+            return index
+        index += 2 if argument in ("--workers", "--report") else 1
+    return len(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        usage="%(prog)s [-h] [--workers N] (SCRIPT | -m MODULE) [ARGS ...]",
-        description="Run a program as it is. Its concurrent.futures.ThreadPoolExecutor, wait and "
-        "as_completed are boundedexec's; at its end, a report of what its pools did goes to "
-        "standard error.",
+        usage="%(prog)s [-h] [--workers N] [--report FILE] [--quiet]"
+        " (SCRIPT | -m MODULE | -c CODE | -) [ARGS ...]",
+        description="Run a program as it is, from a file, a module, CODE or standard input, as "
+        "python does. Its concurrent.futures.ThreadPoolExecutor, wait and as_completed are "
+        "boundedexec's; at its end, a report of what its pools did goes to standard error.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -103,9 +143,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the size of pools created without max_workers, asyncio's too",
     )
-    program = parser.add_mutually_exclusive_group(required=True)
-    program.add_argument("-m", dest="module", metavar="MODULE", help="a module, as of python -m")
-    program.add_argument("script", nargs="?", metavar="SCRIPT", help="a file, as of python")
+    parser.add_argument(
+        "--report",
+        type=_writable,
+        metavar="FILE",
+        help="write the report to FILE instead",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="write no report to standard error"
+    )
     return parser
 
 
@@ -119,29 +165,52 @@ def _positive(text: str) -> int:
     return number
 
 
-def _end_of_ours(arguments: Sequence[str]) -> int:
-    """Return how many of `arguments` are ours: up to the script, or the name after `-m`."""
-    index = 0
-    while index < len(arguments):
-        argument = arguments[index]
-        if argument == "-m":
-            return index + 2
-        index += 2 if argument == "--workers" else 1
-        if argument.startswith("-m") or not argument.startswith("-"):
-            return index
-    return len(arguments)
+def _writable(path: str) -> str:
+    """The full path, for the program may change its directory. Whether it can be written is
+    known before an hour has passed; and no report of an earlier program stays there."""
+    try:
+        open(path, "w").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"can't write {path!r}: {error.strerror}") from None
+    return os.path.abspath(path)
+
+
+def _find_code(source: str, arguments: list[str], module: ModuleType) -> CodeType:
+    """Return the code of `source`; set up the process as ``python -c source`` does."""
+    sys.argv[:] = ["-c", *arguments]
+    _put_first_on_path("")
+    sys.modules["__main__"] = module
+    if sys.version_info >= (3, 14):
+        source = textwrap.dedent(source)
+    code = compile(source + "\n", "<string>", "exec", dont_inherit=True)
+    # So that tracebacks show its lines, from Python 3.13 on.
+    register = getattr(linecache, "_register_code", None)
+    if register is not None:
+        by_code = hasattr(linecache, "_interactive_cache")
+        register(code if by_code else "<string>", source, "<string>")
+    return code
+
+
+def _find_input(_: str, arguments: list[str], module: ModuleType) -> CodeType:
+    """Return the code on standard input; set up the process as ``python -`` does."""
+    sys.argv[:] = ["-", *arguments]
+    _put_first_on_path("")
+    vars(module).update(__file__="<stdin>")
+    if sys.version_info < (3, 15):
+        vars(module).update(__cached__=None)
+    sys.modules["__main__"] = module
+    source = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    return compile(source, "<stdin>", "exec", dont_inherit=True)
 
 
 def _find_script(path: str, arguments: list[str], module: ModuleType) -> CodeType:
     """Return the code of `path`; set up the process as ``python path`` does."""
     sys.argv[:] = [path, *arguments]
     full = os.path.join(os.getcwd(), path)
-    # `python -m` put the working directory first; for a script Python puts the script's.
-    ours = [] if sys.flags.safe_path else sys.path[:1]
     importer = pkgutil.get_importer(full)
     if importer is not None:
         # A directory or an archive: its `__main__` runs.
-        sys.path[: len(ours)] = [full]
+        _put_first_on_path(full, always=True)
         spec = importer.find_spec("__main__", None)
         if spec is None:
             _fail(f"can't find '__main__' module in {full!r}", _NO_SUCH_MODULE)
@@ -151,7 +220,7 @@ def _find_script(path: str, arguments: list[str], module: ModuleType) -> CodeTyp
             source = file.read()
     except OSError as error:
         _fail(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}", _NO_SUCH_FILE)
-    sys.path[: len(ours)] = [os.path.dirname(os.path.realpath(full))] if ours else []
+    _put_first_on_path(os.path.dirname(os.path.realpath(full)))
     compiled = full.endswith(".pyc")
     loader = (SourcelessFileLoader if compiled else SourceFileLoader)("__main__", full)
     _become_main(module, loader, full, None)
@@ -160,6 +229,14 @@ def _find_script(path: str, arguments: list[str], module: ModuleType) -> CodeTyp
         assert code is not None
         return code
     return compile(source, full, "exec", dont_inherit=True)
+
+
+def _put_first_on_path(folder: str, *, always: bool = False) -> None:
+    """In the place of the working directory, which `python -m` has put there, if it may."""
+    if not sys.flags.safe_path:
+        sys.path[:1] = [folder]
+    elif always:
+        sys.path.insert(0, folder)
 
 
 def _find_module(name: str, arguments: list[str], module: ModuleType) -> CodeType:
@@ -219,6 +296,9 @@ def _become_main(
     sys.modules["__main__"] = module
 
 
+_FINDERS = {"": _find_script, "-m": _find_module, "-c": _find_code, "-": _find_input}
+
+
 def _fail(message: str, status: int) -> NoReturn:
     print(f"{_PROGRAM}: {message}", file=sys.stderr)
     # The program has not run, so there is nothing to report.
@@ -236,16 +316,37 @@ def _take_us_out_of(error: BaseException) -> None:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
-    hook = sys.excepthook
+    # A program may have taken it away.
+    hook = vars(sys).get("excepthook", sys.__excepthook__)
 
     def show(kind: type[BaseException], value: BaseException, _: object) -> None:
         sys.excepthook = hook
-        hook(kind, value.with_traceback(trace), trace)
+        sys.last_traceback = trace
+        try:
+            hook(kind, value.with_traceback(trace), trace)
+        except SystemExit:
+            raise
+        except BaseException as failure:
+            _show_both(failure, value, trace)
 
     sys.excepthook = show
 
 
-def _report(counts: Counts, process: int) -> None:
+def _show_both(
+    failure: BaseException, error: BaseException, trace: TracebackType | None
+) -> None:
+    """The hook that was to show `error` has failed: say so as the interpreter does, which
+    would show the frames that `error` has come through since."""
+    assert failure.__traceback__ is not None
+    print("Error in sys.excepthook:", file=sys.stderr, flush=True)
+    # Without the frame that called the hook.
+    hooks = failure.__traceback__.tb_next
+    sys.__excepthook__(type(failure), failure.with_traceback(hooks), hooks)
+    print("\nOriginal exception was:", file=sys.stderr, flush=True)
+    sys.__excepthook__(type(error), error.with_traceback(trace), trace)
+
+
+def _report(counts: Counts, process: int, path: str | None) -> None:
     # A forked child may end like the program; it is not the program.
     if os.getpid() != process:
         return
@@ -254,31 +355,40 @@ def _report(counts: Counts, process: int) -> None:
             sys.stdout.flush()
     except (OSError, ValueError):
         pass  # The interpreter tries again at exit, and reports the error.
+    lines = _lines(counts)
+    if path is not None:
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                print(*lines, sep="\n", file=file)
+            return
+        except OSError as error:
+            lines.insert(0, f"{_SAYS} can't write {path!r}: {error.strerror}")
     try:
         # Not `sys.stderr`, which the program may have replaced.
-        print(*_lines(counts), sep="\n", file=sys.__stderr__, flush=True)
+        print(*lines, sep="\n", file=sys.__stderr__, flush=True)
     except (OSError, ValueError):
         pass  # Closed: there is no reader.
 
 
 def _lines(counts: Counts) -> list[str]:
-    says = "boundedexec:"
     if not counts.services:
-        return [f"{says} the program made no pool"]
+        return [f"{_SAYS} the program made no pool"]
     lines = [
-        f"{says} {_count(counts.services, 'service')}, "
+        f"{_SAYS} {_count(counts.services, 'service')}, "
         f"{_count(counts.submissions, 'submission')}, "
         f"at most {_count(counts.threads, 'thread')} at a time, "
         f"longest wait for a slot {_time(counts.longest_wait)}"
     ]
     if counts.lends:
         lines.append(
-            f"{says} {_count(counts.lends, 'slot')} lent by bodies to what they waited for,"
+            f"{_SAYS} {_count(counts.lends, 'slot')} lent by bodies to what they waited for,"
             " where a ThreadPoolExecutor may hang"
         )
+    if counts.late:
+        lines.append(f"{_SAYS} {_count(counts.late, 'wait')} ran out of time in a full pool")
     if counts.circles:
         lines.append(
-            f"{says} {_count(counts.circles, 'wait')} raised DeadlockError"
+            f"{_SAYS} {_count(counts.circles, 'wait')} raised DeadlockError"
             " and could never have ended"
         )
     return lines

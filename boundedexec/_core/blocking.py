@@ -7,7 +7,7 @@ import threading
 import time
 
 from .describing import describe
-from .graph import Node, graph
+from .graph import Node, graph, is_queued
 from .lending import lend_for, withdraw
 from .locking import guard, headroom
 from .slots import free_slot, hand_out, look
@@ -86,14 +86,20 @@ def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
 def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> None:
     with guard.lock:
         graph.leave(node)
+        late = deadline is not None and not node.over()
+        if late and body.slots.recorder is not None and _needs_slot(node, body):
+            body.slots.recorder.ran_out()
         # Without one from the start, its slot is yielded, or with an earlier borrower.
         if body.slot or withdraw(body) or not had_slot:  # explore: leave-withdraws
             return
-        if deadline is not None and body.lend is not None and not node.over():
-            if body.slots.recorder is not None:
-                body.slots.recorder.ran_out()
+        if late and body.lend is not None:
             return
     resume(body, deadline)  # explore: leave-resumes
+
+
+def _needs_slot(node: Node, body: Worker) -> bool:
+    """Whether what `node` waits for had to be lent a slot, or has none yet."""
+    return body.lend is not None or any(map(is_queued, node.pending))
 
 
 class _WaitForSlot(Node):

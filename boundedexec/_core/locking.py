@@ -34,6 +34,14 @@ class Guard:
         # Not released: a thread that does not exist here may hold the old one.
         self.lock = threading.RLock()
 
+    def follow_patches(self) -> None:
+        """Have the kind of lock that is made now: gevent may have come after the import.
+
+        A lock of the interpreter's is reentrant for all greenlets, which share a thread.
+        """
+        if type(self.lock) is not type(threading.RLock()):
+            self.renew()
+
 
 guard = Guard()
 

@@ -347,7 +347,7 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         late = future  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
         fn, args, future.kwargs, future.context = late.start()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
         future.args, worker.fn = args, fn
-    run = worker.run
+    run = worker.call
     if future.context is not None or worker.presets:
         run = _prepared(worker, future.context)
     try:

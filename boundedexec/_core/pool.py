@@ -11,7 +11,7 @@ from typing import Any
 
 from .debugging import debugging
 from .describing import origin
-from .locking import exactly, locked
+from .locking import exactly, guard, locked
 from .loop import end_one, work
 from .outstanding import check_idle, fail_queued, is_idle, wait_idle
 from .slots import look, open_one, owed, queue_now
@@ -31,6 +31,7 @@ class QueueFull(RuntimeError):
 def make_slots(settings: Settings, max_workers: int | None) -> Slots:
     if settings.daemon and not DAEMONS_ALLOWED:
         raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
+    guard.follow_patches()
     slots = Slots(settings, max_workers, work)
     open_one(slots)
     _register(slots)

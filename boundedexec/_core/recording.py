@@ -33,7 +33,7 @@ class Recorder:
         """A wait that could never end has raised."""
 
     def ran_out(self) -> None:
-        """A body's wait has run out of time for what had not started."""
+        """A body's wait has run out of time in a full pool."""
 
 
 class Recording:

@@ -62,7 +62,7 @@ class Worker(ListedThread):
     # object with thirty attributes or more is slow to read otherwise.
     __slots__ = (
         "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
-        "node", "blank", "run", "presets", "pops", "steps",
+        "node", "blank", "call", "presets", "pops", "steps",
         "burst", "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
     )  # fmt: skip
 
@@ -95,8 +95,8 @@ class Worker(ListedThread):
         #: Where a body without a context of its own runs, if the submitter's is propagated;
         #: replaced when one has set something. Otherwise it runs in that of the thread.
         self.blank = Context()
-        #: Runs a body there.
-        self.run: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
+        #: Runs a body there. (Not `run`, which programs replace on a thread.)
+        self.call: Callable[..., Any] = self.blank.run if slots.propagate else operator.call
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
         self._count_from_zero()
@@ -130,7 +130,7 @@ class Worker(ListedThread):
 
     def renew_context(self) -> None:
         self.blank = Context()
-        self.run = self.blank.run
+        self.call = self.blank.run
 
     def begun_bodies(self) -> int:
         """How many bodies have begun here: what it took and has not passed over."""

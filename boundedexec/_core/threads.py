@@ -22,6 +22,9 @@ from .locking import HAS_GIL
 #: Not in an isolated sub-interpreter.
 DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
 
+#: Where `Thread.start` keeps what the interpreter knows of a thread.
+_HANDLE = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
+
 
 #: `threading`'s own table, which has no public name.
 _listed: dict[int, threading.Thread] = vars(threading)["_active"]
@@ -69,6 +72,12 @@ class ListedThread(threading.Thread):
             self._native_id = _thread.get_native_id()
         _listed[self._ident] = self
         vars(self)["_started"].set()
+        # What `threading` looks at in a forked child, where the thread that forked is the
+        # main thread; gevent's patches look there too.
+        if sys.version_info < (3, 13):
+            vars(self)["_tstate_lock"] = self._ended
+        else:
+            vars(self)[_HANDLE] = vars(_thread)["_make_thread_handle"](self._ident)
         trace, profile = threading.gettrace(), threading.getprofile()
         if trace is not None:
             sys.settrace(trace)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import http.server
-import importlib
 import inspect
 import io
 import os
@@ -29,28 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import FREE_THREADED, LIMIT, holding, wait_until
+from foreign_helpers import library
+from helpers import LIMIT, holding, wait_until
 
 from boundedexec import Service, ThreadPoolExecutor
-
-#: Those that had no wheel for the newest Python, and for builds without a GIL.
-NO_WHEEL = {"aiohttp", "grpc", "google.cloud.pubsub_v1", "uvloop", "temporalio"}
-NO_WHEEL_HERE = sys.version_info >= (3, 15) or FREE_THREADED
 
 every_executor = pytest.mark.parametrize(
     "make", [Service, ThreadPoolExecutor], ids=["service", "drop-in"]
 )
 Make = Callable[[int], Service]
-
-
-def library(name: str) -> Any:
-    """The library; a missing one is an error, or skips where it has no wheel."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        if NO_WHEEL_HERE and any(name.startswith(each) for each in NO_WHEEL):
-            pytest.skip(f"{name} has no wheel for this Python")
-        raise
 
 
 class Hello(http.server.BaseHTTPRequestHandler):

@@ -154,6 +154,7 @@ class Package:
                 get_native_id=_ident,
                 start_new_thread=self._start,
                 start_joinable_thread=self._start_joinable,
+                _make_thread_handle=_ignored,
             ),
             "concurrent": SimpleNamespace(futures=self.stdlib),
             "concurrent.futures": self.stdlib,
