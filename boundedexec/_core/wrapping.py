@@ -157,6 +157,17 @@ class _Alias(concurrent.futures.Future[Any]):
     def __setattr__(self, name: str, value: object) -> None:
         setattr(_ours(self), name, value)
 
+    def __delattr__(self, name: str) -> None:
+        delattr(_ours(self), name)
+
+    # A wait for it finds it by the future that ends.
+
+    def __eq__(self, other: object) -> bool:
+        return _ours(self) is (_ours(other) if type(other) is _Alias else other)
+
+    def __hash__(self) -> int:
+        return hash(_ours(self))
+
 
 def _ours(alias: object) -> AnyFuture:
     ours: AnyFuture = object.__getattribute__(alias, "__dict__")["ours"]
