@@ -201,7 +201,7 @@ def _idles(worker: Worker) -> bool:
     slots = worker.slots
     if slots.ending and not slots.queue:
         return False
-    worker.idled = clock()
+    worker.note_end()
     if slots.dead and not slots.queue:
         exactly(slots.drop_dead)
     # explore: idle-signalled
@@ -309,7 +309,7 @@ def _works_without(worker: Worker) -> bool:
             ends = slots.ending
             idles = not (borrowed or worker.slot or ends)
             if idles:
-                worker.idled = clock()
+                worker.note_end()
                 slots.spare.append(worker.wake)
         if executed and slots.observers:
             check_idle(slots)

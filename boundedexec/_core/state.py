@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from .debugging import debugging
 from .locking import guard
 from .recording import Recorder, recording
-from .submission import Owner, Submission
+from .submission import Owner, Submission, clock
 from .threads import ListedThread, PerThread
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Worker(ListedThread):
         self.borrowed = 0
         #: How many of its bodies have raised.
         self.failed = 0
-        #: When its body began, on the clock of `Submission.serial`; see `loop._burst`.
+        #: When its body began, on the clock of `Submission.serial`; see `loop._look_at_clock`.
         self.since = 0
         #: When it went idle after its last body; 0 before.
         self.idled = 0
@@ -136,6 +136,11 @@ class Worker(ListedThread):
         """How many bodies have begun here: what it took and has not passed over."""
         left = operator.length_hint(self.steps)
         return self.granted - left - self.missed - self.passed + self.borrowed
+
+    def note_end(self) -> None:
+        """It has nothing more to do; remember when its last body was over."""
+        if self.since > self.idled:
+            self.idled = clock()
 
     def take_steps(self, burst: int) -> None:
         steps = itertools.repeat(self.slots.queue, burst)
