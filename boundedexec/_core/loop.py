@@ -398,9 +398,10 @@ def _may_start(worker: Worker, future: Submission[Any]) -> bool:
         future.fail(broken_error(), "a submission")
         worker.future = worker.fn = None
         worker.failed += 1
-    elif slots.recorder is not None:
+        return False
+    if slots.recorder is not None:
         slots.recorder.started(future)
-    return not slots.broken
+    return True
 
 
 def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
