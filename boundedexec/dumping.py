@@ -17,7 +17,7 @@ from ._core.reporting import name_of
 from ._core.slots import queue_now
 from ._core.state import Slots
 from ._core.stats import Stats, stats
-from ._core.tasks import Task, call_of, executing, to_tasks
+from ._core.tasks import Task, executing, to_tasks
 
 #: Of each stack, the innermost lines.
 _LINES = 4
@@ -58,7 +58,7 @@ def _lines(slots: Slots) -> Iterator[str]:
     if waits:
         yield "  who waits for whom"
         yield from waits
-    calls = (call_of(future) for future in queue_now(slots))
+    calls = (future.callee() for future in queue_now(slots))
     queued = Counter(name_of(fn) for fn in calls if fn is not None)
     if queued:
         yield "  queued"

@@ -220,6 +220,10 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         self.state = ENDING
         self.settle()
 
+    def callee(self) -> object:
+        """What is to be called; None where it has begun, or was cancelled."""
+        return getattr(self, "fn", None)
+
     def forget(self) -> None:
         """Keep nothing of what was to be called."""
         self.args = ()

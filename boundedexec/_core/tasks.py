@@ -53,7 +53,7 @@ class Sighting:
         self.state: State = state
         self.since = since
         self.worker = worker
-        self.fn = call_of(future) if worker is None else worker.fn
+        self.fn = future.callee() if worker is None else worker.fn
         self.args = future.args or ()
         self.kwargs = future.kwargs or {}
         node = None if worker is None else worker.node
@@ -105,14 +105,6 @@ def _sighting(worker: Worker) -> Sighting | None:
     elif worker in worker.slots.unslotted:
         state = "yielded"
     return Sighting(future, state, max(worker.since, worker.moved), worker)
-
-
-def call_of(future: Submission[Any]) -> object:
-    """The callable of a submission that has not started; None where it just has."""
-    if future.args is not None:
-        return getattr(future, "fn", None)
-    call = getattr(future, "call", None)  # A Coalescer's run; the latest submit says what.
-    return None if call is None else call[0]
 
 
 def _awaited(pending: Iterable[Any]) -> list[Submission[Any]]:
