@@ -264,13 +264,16 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             self.state = CANCELLED
         else:
             try:
-                self.settle()
+                self._become_cancelled()
             except BaseException:
-                self.settle()  # A Ctrl-C: no other thread would finish it.
+                self._become_cancelled()  # A Ctrl-C: no other thread would finish it.
                 raise
         if not HAS_GIL:
             locked(self.owner.count_cancelled, 1)
         return True
+
+    def _become_cancelled(self) -> None:
+        self.settle()
 
     def cancel_even_if_shared(self) -> None:
         """Cancel it even if others want it: its service is shut down."""
