@@ -205,7 +205,7 @@ def _idles(worker: Worker) -> bool:
     if slots.dead and not slots.queue:
         exactly(slots.drop_dead)
     # explore: idle-signalled
-    worker.signalled = True  # Where `signal` takes it out of `free`, the signal comes with it.
+    worker.signalled = True  # Where `signal` takes it out of `free`, that is with the signal.
     # Idle and free in one step. From here on it looks for what others may have added
     # before they could see this.
     slots.free.append(worker.wake)  # explore: idle-and-free
