@@ -72,7 +72,7 @@ class TaskGroup:
         # Whether bodies are executed here. (A subclass of the stdlib's may do so elsewhere.)
         self._here = isinstance(executor, Service) or type(executor) is ThreadPoolExecutor
         self._line = None if limit is None else Line(executor, limit)
-        self._executor = self._line or executor
+        self._submit: Callable[..., Future[Any]] = (self._line or executor).submit
         self._timeout = None if timeout is None else float(timeout)
         self._call: Call | None = None  # The last one: mostly there is one callable for all.
         self._deadline: float | None = None  # On the monotonic clock.
@@ -93,13 +93,12 @@ class TaskGroup:
             raise RuntimeError(f"this TaskGroup {self._closed}")
         if self._cancelled or (self._deadline is not None and self.cancelled):
             raise _Refused("this TaskGroup is cancelled")
+        call: Any = fn  # Itself where bodies are executed elsewhere, so that it pickles.
         if self._here:
             call = self._call
             if call is None or call.func is not fn:
                 call = self._call = Call(fn, self._note)
-            future = self._executor.submit(call, *args, **kwargs)
-        else:  # The caller's own callable, so that it pickles if that does.
-            future = self._executor.submit(fn, *args, **kwargs)
+        future = self._submit(call, *args, **kwargs) if kwargs else self._submit(call, *args)
         if not self._here or self._line is not None:  # Whose own failures nothing else notes.
             future.add_done_callback(lambda over: self._note(_failure(over)))
         self._futures.append(future)
