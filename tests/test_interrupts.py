@@ -301,6 +301,25 @@ def test_ctrl_c_in_a_coalescers_submit_loses_nothing() -> None:
     assert sweep(round_) > 10
 
 
+class Overriding(Service):
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_ctrl_c_while_a_run_is_handed_over_leaves_nothing_outstanding() -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with Overriding(1) as service:
+            coalescer: Coalescer[str] = Coalescer(service)
+            with interrupted(ctrl_c):
+                coalescer.submit("a", int)
+            last = coalescer.submit("a", int, "3")
+            assert last.result(LIMIT) == 3
+            assert service.block_till_done(LIMIT)
+            assert len(coalescer) == 0
+
+    assert sweep(round_) > 10
+
+
 def test_ctrl_c_in_the_submit_of_a_rerun_leaves_it_held_up() -> None:
     """A run that waits for it raises `DeadlockError`, and does not hang."""
 
