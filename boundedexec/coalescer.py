@@ -237,7 +237,9 @@ class Coalescer(Runs, Generic[K]):
         slots = slots_of(self._service)
         if owed:
             slots.owed.pop(run, None)
-            run.serial = clock()
+            asked, run.serial = run.serial, clock()
+            if slots.recorder is not None:
+                slots.recorder.rerun(run, asked)
         if slots.checked:
             if not owed:
                 check_accepts(slots)

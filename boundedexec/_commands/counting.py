@@ -61,7 +61,7 @@ class Counts(Recorder):
         vars(future)["submitted_at"] = monotonic()
         _increment(self._submissions)
 
-    def started(self, future: Future[Any]) -> None:
+    def started(self, worker: object, future: Future[Any]) -> None:
         asked: float | None = vars(future).pop("submitted_at", None)
         if asked is not None:
             thread = get_ident()
@@ -74,7 +74,7 @@ class Counts(Recorder):
     def ended(self, thread: object) -> None:
         self._alive.pop(thread, None)
 
-    def lent(self) -> None:
+    def lent(self, worker: object, future: object) -> None:
         self.lends += 1
 
     def refused_circle(self) -> None:

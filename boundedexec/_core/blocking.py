@@ -70,6 +70,8 @@ def _block(node: Node, body: Worker, deadline: float | None) -> None:
     try:
         with guard.lock:
             graph.enter(node, body)
+            if body.slots.recorder is not None:
+                body.slots.recorder.waits(body, node)
             _look(seek, node, body, before)
         while not node.over() and node.lock.acquire(True, seconds_left(deadline)):
             if node.over():
@@ -83,6 +85,8 @@ def _block(node: Node, body: Worker, deadline: float | None) -> None:
     finally:
         node.frame = None
         _leave(node, body, before, deadline, had_slot)
+        if body.slots.recorder is not None:
+            body.slots.recorder.goes_on(body)
         del node, body, before  # A traceback may hold this frame.
 
 
@@ -152,6 +156,8 @@ def resume(body: Worker, deadline: float | None = None) -> None:
                 seek(node)
             except RuntimeError:
                 pass  # No thread for what it could lend; it goes on waiting.
+            if slots.recorder is not None:
+                slots.recorder.resumes(body)
     try:
         while not body.slot and node.lock.acquire(True, seconds_left(deadline)):
             pass
@@ -172,6 +178,8 @@ def give_away(body: Worker) -> None:
         if body.slot:
             body.slot = False
             free_slot(slots)  # explore: yield-frees
+    if slots.recorder is not None:
+        slots.recorder.yielded(body)
     look(slots)  # explore: yielded-so-look
 
 
@@ -204,6 +212,8 @@ class SlotYielded:
             # The block may outlive its body, in a generator that something keeps.
             if body is not None and current_body() is body and body.future is self._future:
                 resume(body)
+                if body.slots.recorder is not None:
+                    body.slots.recorder.resumed(body)
         finally:
             self._future = None
             del exception, traceback, body

@@ -133,7 +133,7 @@ def lend_to_queued(lender: Worker, future: Submission[Any]) -> None:
     slots = lender.slots
     slots.lends.append(lend)
     if slots.recorder is not None:
-        slots.recorder.lent()
+        slots.recorder.lent(lender, future)
     try:
         fetch(slots)
     except BaseException:
@@ -151,6 +151,8 @@ def _lend_to_resuming(lender: Worker, borrower: Worker) -> bool:
     borrower.debts.append(lend)  # explore: lend-to-resuming
     grant(borrower)
     lender.lend = lend
+    if lender.slots.recorder is not None:
+        lender.slots.recorder.lent(lender, borrower.future)
     return True
 
 
@@ -271,6 +273,8 @@ def lend_on(worker: Worker) -> bool:
     while future is not None:
         lend.future = future
         if _start(worker, lend):
+            if worker.slots.recorder is not None:
+                worker.slots.recorder.lent(lend.lender, future)
             return True
         future = node.next_queued()
     return False

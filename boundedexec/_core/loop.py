@@ -60,6 +60,7 @@ def work(worker: Worker) -> None:
         _bury(worker, exception)
     finally:
         current_worker.set(None)
+        worker.note_end()
         if slots.recorder is not None:
             slots.recorder.ended(worker)
         end_one(slots)  # explore: end-ends-next
@@ -169,7 +170,7 @@ def _idles(worker: Worker) -> bool:
     slots = worker.slots
     if slots.ending and not slots.queue:
         return False
-    worker.idled = clock(), worker.completed + worker.failed
+    worker.note_end()
     # explore: idle-signalled
     worker.signalled = True  # Who takes it out of `free` wakes it with the signal.
     # Idle and free in one step. From here on it looks for what others may have added
@@ -277,7 +278,7 @@ def _works_without(worker: Worker) -> bool:
             ends = slots.ending
             idles = not (borrowed or worker.slot or ends)
             if idles:
-                worker.idled = clock(), worker.completed + worker.failed
+                worker.note_end()
                 slots.spare.append(worker.wake)
         if executed and slots.observers:
             check_idle(slots)
@@ -366,9 +367,10 @@ def _may_start(worker: Worker, future: Submission[Any]) -> bool:
         future.fail(broken_error(), "a submission")
         worker.future = worker.fn = None
         worker.failed += 1
-    elif slots.recorder is not None:
-        slots.recorder.started(future)
-    return not slots.broken
+        return False
+    if slots.recorder is not None:
+        slots.recorder.started(worker, future)
+    return True
 
 
 def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:

@@ -1,15 +1,20 @@
-"""The seam for `python -m boundedexec run`: what a program's services did.
+"""The seam for those that follow what services do: `run`, and `Trace`.
 
-The core calls a Recorder where there is one, and checks for None where there is none.
+The core calls a Recorder where there is one, and checks for None where there is none; on
+the way of every submission it does so behind `Slots.checked`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class Recorder:
-    """Told what happens; each method may be called on several threads at once."""
+    """Told what happens; each method may be called on several threads at once.
+
+    Those about a body are called on its thread, but for `lent`.
+    """
 
     def made(self) -> None:
         """A service was made."""
@@ -17,7 +22,13 @@ class Recorder:
     def submitted(self, future: Any) -> None:
         """A submission is about to be queued."""
 
-    def started(self, future: Any) -> None:
+    def rerun(self, run: Any, asked: int) -> None:
+        """The same, of a Coalescer's re-run; its serial was `asked` until now."""
+
+    def cancelled(self, future: Any, fn: object) -> None:
+        """A submission was cancelled before it began; `fn` is what it would have called."""
+
+    def started(self, worker: Any, future: Any) -> None:
         """Its body is about to start."""
 
     def began(self, thread: object) -> None:
@@ -26,14 +37,68 @@ class Recorder:
     def ended(self, thread: object) -> None:
         """A thread is about to end."""
 
-    def lent(self) -> None:
-        """A body has lent its slot."""
+    def waits(self, worker: Any, node: Any) -> None:
+        """A body begins to wait for `node.pending`."""
+
+    def goes_on(self, worker: Any) -> None:
+        """That wait is over, and the body has its slot, or has run out of time."""
+
+    def lent(self, worker: Any, future: Any) -> None:
+        """A body has lent its slot to `future`: queued, or that of a body that resumes."""
+
+    def yielded(self, worker: Any) -> None:
+        """A body has given its slot away."""
+
+    def resumes(self, worker: Any) -> None:
+        """A body wants a slot again and there is none yet."""
+
+    def resumed(self, worker: Any) -> None:
+        """A body that had given its slot away has one again."""
 
     def refused_circle(self) -> None:
         """A wait that could never end has raised."""
 
     def ran_out(self) -> None:
         """A body's wait has run out of time for what had not started."""
+
+
+class _Several(Recorder):
+    """What each of several is told."""
+
+    def __init__(self, recorders: list[Recorder]) -> None:
+        self.recorders = recorders
+        for name in vars(Recorder):
+            if not name.startswith("_"):
+                setattr(self, name, _each([getattr(recorder, name) for recorder in recorders]))
+
+
+def _each(methods: Iterable[Callable[..., None]]) -> Callable[..., None]:
+    def tell(*args: object) -> None:
+        for method in methods:
+            method(*args)
+
+    return tell
+
+
+def recorders_of(recorder: Recorder | None) -> list[Recorder]:
+    """Those that are told where `recorder` is."""
+    if isinstance(recorder, _Several):
+        return recorder.recorders
+    return [] if recorder is None else [recorder]
+
+
+def with_one(recorder: Recorder | None, more: Recorder) -> Recorder:
+    """What tells `more` as well; the same where it does already."""
+    present = recorders_of(recorder)
+    if recorder is None or more in present:
+        return recorder or more
+    return _Several([*present, more])
+
+
+def without(recorder: Recorder | None, gone: Recorder) -> Recorder | None:
+    """What does not tell `gone` any more."""
+    left = [each for each in recorders_of(recorder) if each is not gone]
+    return _Several(left) if len(left) > 1 else left[0] if left else None
 
 
 class Recording:

@@ -249,6 +249,8 @@ class Runs:
         except AttributeError:
             return False
         exactly(self.owner.count_cancelled, isinstance(self.owner, Slots) and not run.owed)
+        if self.owner.recorder is not None:
+            self.owner.recorder.cancelled(run, run.call and run.call[0])
         run.call = None
         self._take_out(run)
         return True

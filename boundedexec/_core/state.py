@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from .debugging import debugging
 from .locking import guard
 from .recording import Recorder, recording
-from .submission import Owner, Submission
+from .submission import Owner, Submission, clock
 from .threads import ListedThread, PerThread
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Worker(ListedThread):
         self.moved = 0
         #: How many bodies have returned here, and how many have raised.
         self.completed = self.failed = 0
-        #: When it last went idle, and how many bodies were over by then.
+        #: When it went idle after its last body, and how many were over by then.
         self.idled = (0, 0)
 
     def work(self) -> None:
@@ -112,6 +112,12 @@ class Worker(ListedThread):
         self.wake = Wake(type(self.gate).release, itertools.repeat(self.gate))
         self.wake.worker = self
         self.slots.work(self)
+
+    def note_end(self) -> None:
+        """Remember when its last body was over, if one was since it last did so."""
+        ended = self.completed + self.failed
+        if ended != self.idled[1]:
+            self.idled = clock(), ended
 
     def renew_context(self) -> None:
         self.blank = Context()
@@ -196,13 +202,12 @@ class Slots(Owner):
         #: [lock] How many slots there may be.
         self.bound = UNBOUNDED if max_workers is None else max_workers
         self.propagate = settings.propagate
-        #: Whether there is more to do for a submission than usual: with `max_queued`, a
-        #: `recorder` or debugging, and once there is a `refusal`.
-        self.checked = (
-            settings.max_queued is not None or recording.recorder is not None or debugging.on
-        )
         #: Why nothing more is accepted; set once, before `checked`.
         self.refusal: Callable[[], Exception] | None = None
+        #: Told of what happens; see `recording`. [lock] Set before `checked`.
+        self.recorder: Recorder | None = recording.recorder
+        #: Whether there is more to do for a submission than usual.
+        self.checked = self.needs_checks()
         #: Until when bodies may submit all the same, on the monotonic clock.
         self.grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
@@ -210,8 +215,6 @@ class Slots(Owner):
         self.broken = False
         #: Whether a thread with nothing to do ends.
         self.ending = False
-        #: Counts for `run`; see `recording`.
-        self.recorder: Recorder | None = recording.recorder
         #: The Service, for the child of a fork; its end is the reference's callback.
         self.service: weakref.ref[Any] | None = None
         self._numbers = itertools.count()
@@ -283,6 +286,25 @@ class Slots(Owner):
         self.owed: dict[Submission[Any], None] = {}
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
+
+    def needs_checks(self) -> bool:
+        """Whether `checked` must be set: with `max_queued`, a `recorder` or debugging, and once
+        there is a `refusal`."""
+        return (
+            self.settings.max_queued is not None
+            or self.recorder is not None
+            or self.refusal is not None
+            or debugging.on
+        )
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Have `recorder` told of what happens from now on, or nobody; under the lock."""
+        self.recorder = recorder
+        if not self.needs_checks():
+            self.checked = False
+        # Stored, so look: who sets a `refusal` looks at nothing, and stores True after it.
+        if self.needs_checks():
+            self.checked = True
 
     @property
     def max_workers(self) -> int | None:

@@ -17,6 +17,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from .locking import HAS_GIL, exactly, headroom, holding
+from .recording import Recorder
 from .reporting import Failure, report
 
 T = TypeVar("T")
@@ -53,6 +54,9 @@ class Owner:
     """What accepted a submission."""
 
     __slots__ = ("lost", "cancelled", "dead")
+
+    #: Told of what happens; a service may have one.
+    recorder: Recorder | None = None
 
     def __init__(self) -> None:
         #: Set in a forked child, where the threads of this service do not exist.
@@ -99,7 +103,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
 
     __slots__ = (
         "state",
-        "value",  # set by success alone
+        "value",  # set by success; until then, where that is recorded, by whose thread submitted
         "failure",
         "owner",  # what accepted the submission; None for a bare future
         "args",  # None where `fn` says at the start what is to be called, see `LateCall`
@@ -293,12 +297,16 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         if self.watch is not None:
             headroom()
         try:
+            fn = self.fn
             del self.fn  # explore: cancel-claims
             self.state = CANCELLING
         except AttributeError:
             return self._was_cancelled()
         if self.owner is not None:
             exactly(self.owner.count_cancelled, 1)
+            if self.owner.recorder is not None:
+                self.owner.recorder.cancelled(self, fn)
+            del fn
         self.failure = CANCELLATION
         self.args = ()
         self.kwargs = self.context = None

@@ -1,0 +1,214 @@
+"""Trace: records what services do, to be looked at as a timeline; loaded when asked for.
+
+A submission leaves one event, when its body starts: it says when and where that was
+submitted, too, and when the body before it on the same thread was over. So while it is on, a
+trace costs a submission two calls and one step on a deque; and nothing while it is off.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from _thread import get_ident
+from collections import deque
+from collections.abc import Iterator
+from types import FunctionType, TracebackType
+from typing import Any
+
+from ._core.locking import exactly, locked
+from ._core.pool import living
+from ._core.recording import Recorder, recorders_of, recording, with_one, without
+from ._core.reporting import name_of
+from ._core.state import Slots, Worker
+from ._core.submission import PENDING, Submission, clock
+from ._core.tasks import call_of
+from ._trace.timeline import Event, Queued, Timeline, timeline
+from .service import Service, slots_of
+
+#: Of what a body waits for, how many are recorded.
+_AWAITED = 20
+#: Events are dropped in bunches: one for so many that are kept.
+_BUNCHES = 8
+
+
+class Trace(Recorder):
+    """Records what services do while the `with` block executes, and draws it.
+
+    Args:
+        services: those that are recorded. None named: all, also those made meanwhile.
+        limit: how many events are kept, the latest; `dropped` counts the others.
+
+    Recorded are submit, start, lend, yield, resume, end, cancel and a Coalescer's re-run,
+    with the time, the thread and the name of the callable: no argument, no result. What was
+    submitted before is recorded from its start on. Traces may overlap. Entering and leaving
+    the block never blocks; both may be done on any thread. A trace can be looked at while it
+    is on; it can be entered once, and then raises `RuntimeError`.
+
+    A notebook shows a trace by itself.
+    """
+
+    def __init__(self, *services: Service, limit: int = 100_000) -> None:
+        if limit < 1:
+            raise ValueError(f"limit must be 1 or more, not {limit!r}")
+        #: The slots of `services`; empty for all.
+        self._only = [slots_of(service) for service in services]
+        self._limit = limit
+        self._most = limit + limit // _BUNCHES
+        self._events: deque[Event] = deque()
+        self._gone = 0
+        self._began = self._ended = 0
+        #: What was recorded, once that is over; it refers to nothing of the services.
+        self._whole: Timeline | None = None
+
+    def __enter__(self) -> Trace:
+        if self._began:
+            raise RuntimeError("a Trace records once: make another")
+        self._began = clock()
+        locked(self._turn, True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        locked(self._turn, False)
+        self._ended = clock()
+        self._whole = self._read()
+        self._events.clear()
+
+    def _turn(self, on: bool) -> None:
+        change = with_one if on else without
+        if not self._only:
+            recording.recorder = change(recording.recorder, self)  # type: ignore[operator]
+        for slots in self._recorded():
+            if (self in recorders_of(slots.recorder)) is not on:
+                slots.record(change(slots.recorder, self))  # type: ignore[operator]
+
+    def _recorded(self) -> list[Slots]:
+        return self._only or living()
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped, because `limit` later ones are kept."""
+        whole = self._whole
+        return self._gone + max(0, len(self._events) - self._limit) if whole is None else whole.dropped
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was recorded up to now to a file, in the format that its name ends in.
+
+        `.json`: the Trace Event format, for https://ui.perfetto.dev and the like. `.svg`: a
+        picture. Raises `ValueError` for another ending, and what writing a file raises.
+        """
+        name = os.fspath(path)
+        if name.endswith(".json"):
+            from ._trace.event_format import to_json  # noqa: PLC0415
+
+            text = to_json(self._timeline())
+        elif name.endswith(".svg"):
+            text = self._repr_svg_()
+        else:
+            raise ValueError(f"the name must end in .json or .svg, not {name!r}")
+        with open(name, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def _timeline(self) -> Timeline:
+        return self._read() if self._whole is None else self._whole
+
+    def _read(self) -> Timeline:
+        events = list(self._events.copy())[-self._limit :]
+        return timeline(
+            events, list(self._queued()), (self._began, self._ended or clock()), self.dropped
+        )
+
+    def _queued(self) -> Iterator[Queued]:
+        for slots in self._recorded():
+            for future in itertools.islice(slots.queue.copy(), self._limit):
+                name = _name(future, call_of(future))
+                if future.state is PENDING:
+                    yield Queued(future.serial, getattr(future, "value", None), name)
+
+    def _repr_svg_(self) -> str:
+        from ._trace.drawing import to_svg  # noqa: PLC0415
+
+        return to_svg(self._timeline())
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow-x:auto">{self._repr_svg_()}</div>'
+
+    def __repr__(self) -> str:
+        state = "over" if self._whole else "on" if self._began else "not entered"
+        return f"<Trace {state} events={min(len(self._events), self._limit)} dropped={self.dropped}>"
+
+    # Recording. What is called for each submission comes first.
+
+    def submitted(self, future: Submission[Any]) -> None:
+        # Until the body has returned nothing else is there.
+        future.value = get_ident()
+
+    def started(self, worker: Worker, future: Submission[Any]) -> None:
+        fn = worker.fn
+        name = fn.__qualname__ if type(fn) is FunctionType else _name(future, fn)
+        try:
+            submitter = future.value
+        except AttributeError:
+            submitter = None  # Before this was on.
+        self._events.append(
+            ("start", worker.since, worker, future.serial, submitter, worker.failed, worker.idled, name)
+        )
+        if len(self._events) > self._most:
+            self._drop()
+
+    def _drop(self) -> None:
+        dropped = 0
+        while len(self._events) > self._limit:
+            try:
+                self._events.popleft()
+            except IndexError:
+                break  # Another thread does the same.
+            dropped += 1
+        exactly(self._count, dropped)
+
+    def _count(self, dropped: int) -> None:
+        self._gone += dropped
+
+    def _add(self, *event: Any) -> None:
+        self._events.append(event)
+        if len(self._events) > self._most:
+            self._drop()
+
+    def cancelled(self, future: Submission[Any], fn: object) -> None:
+        submitter = getattr(future, "value", None)
+        self._add("cancel", clock(), get_ident(), future.serial, submitter, _name(future, fn))
+
+    def rerun(self, run: Submission[Any], asked: int) -> None:
+        self._add("rerun", run.serial, get_ident(), asked)
+
+    def waits(self, worker: Worker, node: Any) -> None:
+        pending = itertools.islice(node.pending, _AWAITED)
+        awaited = [future.serial for future in pending if isinstance(future, Submission)]
+        self._add("wait", clock(), worker, awaited, len(node.pending))
+
+    def goes_on(self, worker: Worker) -> None:
+        self._add("go on", clock(), worker)
+
+    def lent(self, worker: Worker, future: Submission[Any] | None) -> None:
+        if future is not None:
+            self._add("lend", clock(), worker, future.serial)
+
+    def yielded(self, worker: Worker) -> None:
+        self._add("yield", clock(), worker)
+
+    def resumes(self, worker: Worker) -> None:
+        self._add("resume", clock(), worker)
+
+    def resumed(self, worker: Worker) -> None:
+        self._add("resumed", clock(), worker)
+
+
+def _name(future: Submission[Any], fn: object) -> str:
+    if fn is future:  # A Coalescer's run: what the submit that came last asked for.
+        call: Any = getattr(future, "call", None)
+        fn = call and call[0]
+    return "a submission" if fn is None else name_of(fn)
