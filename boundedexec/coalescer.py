@@ -16,6 +16,7 @@ import operator
 import os
 import threading
 import weakref
+from _thread import get_ident
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
 from functools import partial
@@ -244,7 +245,7 @@ class Coalescer(Runs, Generic[K]):
             if not owed:
                 check_accepts(slots)
             if slots.recorder is not None:
-                slots.recorder.submitted(run)
+                run.value = get_ident()
         publish(slots, run, owed)
         if run.watch is not None:
             _ring_waiters(run)  # explore: queued-rings

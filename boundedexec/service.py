@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import weakref
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ from ._core.locking import headroom, locked
 from ._core.outstanding import wait_idle
 from ._core.pool import admit, close, join, make_slots, publish, retire, take_out
 from ._core.slots import look, set_bound
-from ._core.state import Settings, Slots, Worker, current_body, current_worker
+from ._core.state import RECORDED, Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
 
 if TYPE_CHECKING:
@@ -159,7 +160,10 @@ class Service(concurrent.futures.Executor):
         future.serial = clock()
         future.fn = fn
         if slots.checked:
-            admit(slots, future)
+            if slots.recorder is not None:
+                future.value = get_ident()  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+            if slots.checked is not RECORDED:
+                admit(slots, future)
         try:
             publish(slots, future)
         except BaseException:

@@ -12,16 +12,15 @@ import os
 from _thread import get_ident
 from collections import deque
 from collections.abc import Iterator
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from ._core.locking import exactly, locked
 from ._core.pool import living
-from ._core.recording import Recorder, recorders_of, recording, with_one, without
+from ._core.recording import Recorder, Start, recorders_of, recording, with_one, without
 from ._core.reporting import name_of
 from ._core.state import Slots, Worker
 from ._core.submission import PENDING, Submission, clock
-from ._core.tasks import call_of
 from ._trace.timeline import Event, Queued, Timeline, timeline
 from .service import Service, slots_of
 
@@ -53,9 +52,16 @@ class Trace(Recorder):
         #: The slots of `services`; empty for all.
         self._only = [slots_of(service) for service in services]
         self._limit = limit
-        self._most = limit + limit // _BUNCHES
+        #: The starts of bodies, each by one step in C; and what else has happened.
+        self._starts: deque[Start] = deque(maxlen=limit)
+        self.started = self._starts.append  # type: ignore[method-assign]
         self._events: deque[Event] = deque()
+        #: How many of `_events` were dropped.
         self._gone = 0
+        #: Of each worker that has not ended, how many bodies it had started before; and how
+        #: many the others have started since.
+        self._before: dict[Worker, int] = {}
+        self._over = 0
         self._began = self._ended = 0
         #: What was recorded, once that is over; it refers to nothing of the services.
         self._whole: Timeline | None = None
@@ -76,7 +82,9 @@ class Trace(Recorder):
         locked(self._turn, False)
         self._ended = clock()
         self._whole = self._read()
+        self._starts.clear()
         self._events.clear()
+        self._before.clear()
 
     def _turn(self, on: bool) -> None:
         change = with_one if on else without
@@ -84,6 +92,8 @@ class Trace(Recorder):
             recording.recorder = change(recording.recorder, self)  # type: ignore[operator]
         for slots in self._recorded():
             if (self in recorders_of(slots.recorder)) is not on:
+                if on:
+                    self._before |= {worker: _started(worker) for worker in slots.workers}
                 slots.record(change(slots.recorder, self))  # type: ignore[operator]
 
     def _recorded(self) -> list[Slots]:
@@ -92,8 +102,15 @@ class Trace(Recorder):
     @property
     def dropped(self) -> int:
         """How many events were dropped, because `limit` later ones are kept."""
-        whole = self._whole
-        return self._gone + max(0, len(self._events) - self._limit) if whole is None else whole.dropped
+        if self._whole is not None:
+            return self._whole.dropped
+        dropped = self._gone + max(0, len(self._events) - self._limit)
+        if len(self._starts) == self._limit:
+            # Nothing is counted for each: workers know how many bodies they had.
+            workers = dict(self._before)
+            started = sum(_started(worker) - before for worker, before in workers.items())
+            dropped += max(0, self._over + started - self._limit)
+        return dropped
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was recorded up to now to a file, in the format that its name ends in.
@@ -119,13 +136,13 @@ class Trace(Recorder):
     def _read(self) -> Timeline:
         events = list(self._events.copy())[-self._limit :]
         return timeline(
-            events, list(self._queued()), (self._began, self._ended or clock()), self.dropped
+            list(self._starts.copy()), events, list(self._queued()), (self._began, self._ended or clock()), self.dropped
         )
 
     def _queued(self) -> Iterator[Queued]:
         for slots in self._recorded():
             for future in itertools.islice(slots.queue.copy(), self._limit):
-                name = _name(future, call_of(future))
+                name = name_of(getattr(future, "fn", None))
                 if future.state is PENDING:
                     yield Queued(future.serial, getattr(future, "value", None), name)
 
@@ -141,23 +158,17 @@ class Trace(Recorder):
         state = "over" if self._whole else "on" if self._began else "not entered"
         return f"<Trace {state} events={min(len(self._events), self._limit)} dropped={self.dropped}>"
 
-    # Recording. What is called for each submission comes first.
+    # Recording. (`started` is a step of the deque.)
 
-    def submitted(self, future: Submission[Any]) -> None:
-        # Until the body has returned nothing else is there.
-        future.value = get_ident()
+    def began(self, thread: Any) -> None:
+        self._before.setdefault(thread, 0)
 
-    def started(self, worker: Worker, future: Submission[Any]) -> None:
-        fn = worker.fn
-        name = fn.__qualname__ if type(fn) is FunctionType else _name(future, fn)
-        try:
-            submitter = future.value
-        except AttributeError:
-            submitter = None  # Before this was on.
-        self._events.append(
-            ("start", worker.since, worker, future.serial, submitter, worker.failed, worker.idled, name)
-        )
-        if len(self._events) > self._most:
+    def ended(self, thread: Any) -> None:
+        exactly(self._count, 0, _started(thread) - self._before.pop(thread, 0))
+
+    def _add(self, *event: Any) -> None:
+        self._events.append(event)
+        if len(self._events) > self._limit + self._limit // _BUNCHES:
             self._drop()
 
     def _drop(self) -> None:
@@ -168,19 +179,15 @@ class Trace(Recorder):
             except IndexError:
                 break  # Another thread does the same.
             dropped += 1
-        exactly(self._count, dropped)
+        exactly(self._count, dropped, 0)
 
-    def _count(self, dropped: int) -> None:
+    def _count(self, dropped: int, started: int) -> None:
         self._gone += dropped
-
-    def _add(self, *event: Any) -> None:
-        self._events.append(event)
-        if len(self._events) > self._most:
-            self._drop()
+        self._over += started
 
     def cancelled(self, future: Submission[Any], fn: object) -> None:
         submitter = getattr(future, "value", None)
-        self._add("cancel", clock(), get_ident(), future.serial, submitter, _name(future, fn))
+        self._add("cancel", clock(), get_ident(), future.serial, submitter, name_of(fn))
 
     def rerun(self, run: Submission[Any], asked: int) -> None:
         self._add("rerun", run.serial, get_ident(), asked)
@@ -207,8 +214,6 @@ class Trace(Recorder):
         self._add("resumed", clock(), worker)
 
 
-def _name(future: Submission[Any], fn: object) -> str:
-    if fn is future:  # A Coalescer's run: what the submit that came last asked for.
-        call: Any = getattr(future, "call", None)
-        fn = call and call[0]
-    return "a submission" if fn is None else name_of(fn)
+def _started(worker: Worker) -> int:
+    """How many bodies have started on it."""
+    return worker.completed + worker.failed + (worker.fn is not None)

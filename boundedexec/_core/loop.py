@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
+from types import FunctionType
 from typing import Any, Protocol
 
 from .contexts import isolate, preset
@@ -369,7 +370,17 @@ def _may_start(worker: Worker, future: Submission[Any]) -> bool:
         worker.failed += 1
         return False
     if slots.recorder is not None:
-        slots.recorder.started(worker, future)
+        fn = worker.fn
+        # Most are functions; `name_of` would take as long as all the rest of this.
+        name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
+        try:
+            submitter = future.value
+        except AttributeError:
+            submitter = None  # It was not recorded then.
+        slots.recorder.started((
+            worker, worker.since, future.serial, submitter,
+            worker.completed, worker.failed, worker.idled, name,
+        ))  # fmt: skip
     return True
 
 

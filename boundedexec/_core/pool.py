@@ -47,13 +47,10 @@ def make_slots(settings: Settings, max_workers: int | None) -> Slots:
 
 
 def admit(slots: Slots, future: Submission[Any]) -> None:
-    """`check_accepts`, and record it."""
-    if slots.refusal is not None or slots.settings.max_queued is not None:
-        check_accepts(slots)
+    """`check_accepts`, and remember where it was made."""
+    check_accepts(slots)
     if debugging.on:
         vars(future)["origin"] = origin()
-    if slots.recorder is not None:
-        slots.recorder.submitted(future)
 
 
 def check_accepts(slots: Slots) -> None:

@@ -7,7 +7,13 @@ the way of every submission it does so behind `Slots.checked`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
+
+
+#: Of the start of a body: its worker; when it starts, on the clock of `Submission.serial`;
+#: its serial; the ident of the thread that submitted it, None where that was not recorded;
+#: how many bodies have returned and raised on this worker before; `Worker.idled`; its name.
+Start: TypeAlias = "tuple[Any, int, int, int | None, int, int, tuple[int, int], str]"
 
 
 class Recorder:
@@ -16,20 +22,17 @@ class Recorder:
     Those about a body are called on its thread, but for `lent`.
     """
 
+    def started(self, start: Start, /) -> object:
+        """A body is about to start. In an instance it may be a step of a deque."""
+
     def made(self) -> None:
         """A service was made."""
 
-    def submitted(self, future: Any) -> None:
-        """A submission is about to be queued."""
-
     def rerun(self, run: Any, asked: int) -> None:
-        """The same, of a Coalescer's re-run; its serial was `asked` until now."""
+        """A Coalescer's re-run is about to be queued; its serial was `asked` until now."""
 
     def cancelled(self, future: Any, fn: object) -> None:
         """A submission was cancelled before it began; `fn` is what it would have called."""
-
-    def started(self, worker: Any, future: Any) -> None:
-        """Its body is about to start."""
 
     def began(self, thread: object) -> None:
         """A thread has started."""

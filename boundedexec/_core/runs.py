@@ -70,6 +70,12 @@ class Run(Future[Any]):
         #: The same, once this is over, until it is handed over.
         self.deferred: Run | None = None
 
+    @property
+    def func(self) -> object:
+        """What a person calls it by, see `name_of`."""
+        call = self.call
+        return self if call is None else call[0]
+
     def begin(self) -> Call | None:
         """Begin: what is to be called; None where it is over already."""
         call, self.call = self.call, None
@@ -250,7 +256,7 @@ class Runs:
             return False
         exactly(self.owner.count_cancelled, isinstance(self.owner, Slots) and not run.owed)
         if self.owner.recorder is not None:
-            self.owner.recorder.cancelled(run, run.call and run.call[0])
+            self.owner.recorder.cancelled(run, run)
         run.call = None
         self._take_out(run)
         return True

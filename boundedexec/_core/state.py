@@ -31,6 +31,9 @@ else:
 #: More than there can be. An integer, for the worker's loop compares with it.
 UNBOUNDED = 1 << 1000
 
+#: In `Slots.checked`: a submission is recorded, and nothing else.
+RECORDED = "recorded"
+
 #: The key of the one signal in `Slots.quiet`.
 SIGNAL = "signal"
 
@@ -206,8 +209,9 @@ class Slots(Owner):
         self.refusal: Callable[[], Exception] | None = None
         #: Told of what happens; see `recording`. [lock] Set before `checked`.
         self.recorder: Recorder | None = recording.recorder
-        #: Whether there is more to do for a submission than usual.
-        self.checked = self.needs_checks()
+        #: Whether there is more to do for a submission than usual, and if it is no more than
+        #: to record it. Who finds another reason stores True.
+        self.checked: bool | str = self.needs_checks()
         #: Until when bodies may submit all the same, on the monotonic clock.
         self.grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
@@ -287,24 +291,22 @@ class Slots(Owner):
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
 
-    def needs_checks(self) -> bool:
-        """Whether `checked` must be set: with `max_queued`, a `recorder` or debugging, and once
-        there is a `refusal`."""
-        return (
-            self.settings.max_queued is not None
-            or self.recorder is not None
-            or self.refusal is not None
-            or debugging.on
-        )
+    def needs_checks(self) -> bool | str:
+        """What `checked` must be: True with `max_queued` or debugging, and once there is a
+        `refusal`."""
+        if self.settings.max_queued is not None or self.refusal is not None or debugging.on:
+            return True
+        return False if self.recorder is None else RECORDED
 
     def record(self, recorder: Recorder | None) -> None:
         """Have `recorder` told of what happens from now on, or nobody; under the lock."""
         self.recorder = recorder
-        if not self.needs_checks():
-            self.checked = False
-        # Stored, so look: who sets a `refusal` looks at nothing, and stores True after it.
-        if self.needs_checks():
-            self.checked = True
+        checks = self.needs_checks()
+        if checks is not True:
+            self.checked = checks
+            # Stored, so look: who sets a `refusal` stores True after it.
+            if self.needs_checks() is True:
+                self.checked = True
 
     @property
     def max_workers(self) -> int | None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
+from .._core.recording import Start
 from .._core.state import Worker
 
-#: What happened, when, and more that depends on it; see `Trace`.
+#: What else happened, when, and more that depends on it; see `Trace`.
 Event: TypeAlias = "tuple[Any, ...]"
 
 
@@ -91,10 +92,10 @@ class Timeline(NamedTuple):
 
 
 def timeline(
-    events: list[Event], queued: list[Queued], period: tuple[int, int], dropped: int
+    starts: list[Start], events: list[Event], queued: list[Queued], period: tuple[int, int], dropped: int
 ) -> Timeline:
-    """Read `events`. Workers of those that have not ended are looked at as they are now."""
-    reader = _Reader(events, queued, period[1])
+    """Read what was recorded. Where the last body of a worker ended, that says itself."""
+    reader = _Reader(starts, events, queued, period[1])
     rows, arrows = reader.read()
     # What was submitted before may be shown by its start alone.
     return Timeline(*period, dropped, rows, arrows, len(queued))
@@ -108,7 +109,10 @@ class _Body(NamedTuple):
 
 
 class _Reader:
-    def __init__(self, events: list[Event], queued: list[Queued], now: int) -> None:
+    def __init__(
+        self, starts: list[Start], events: list[Event], queued: list[Queued], now: int
+    ) -> None:
+        self._starts = sorted(starts, key=itemgetter(1))
         self._events = sorted(events, key=itemgetter(1))
         self._queued = queued
         self._now = now
@@ -138,40 +142,41 @@ class _Reader:
         return rows, self._arrows
 
     def _number_all(self) -> None:
-        serials = {event[3] for event in self._events if event[0] in ("start", "cancel")}
+        serials = {start[2] for start in self._starts}
+        serials.update(event[3] for event in self._events if event[0] == "cancel")
         serials.update(each.serial for each in self._queued)
         self._numbers = {serial: number for number, serial in enumerate(sorted(serials), 1)}
 
     # Bodies.
 
     def _read_bodies(self) -> None:
-        by_worker: dict[Worker, list[Event]] = {}
-        for event in self._events:
-            if event[0] == "start":
-                by_worker.setdefault(event[2], []).append(event)
+        by_worker: dict[Worker, list[Start]] = {}
+        for start in self._starts:
+            by_worker.setdefault(start[0], []).append(start)
         for worker, starts in by_worker.items():
             row = Row(worker.name, 0)
             self._bodies[worker] = bodies = []
             self._by_ident.setdefault(worker.ident or 0, []).append(worker)
-            following: list[Event | None] = [*starts[1:], None]
+            following: list[Start | None] = [*starts[1:], None]
             for start, after in zip(starts, following, strict=True):
-                bodies.append(self._body(row, worker, start, after))
-                self._by_serial[start[3]] = bodies[-1]
+                bodies.append(self._body(row, start, after))
+                self._by_serial[start[2]] = bodies[-1]
 
-    def _body(self, row: Row, worker: Worker, start: Event, after: Event | None) -> _Body:
-        _, since, _, serial, submitter, failed, _, name = start
+    def _body(self, row: Row, start: Start, after: Start | None) -> _Body:
+        worker, since, serial, submitter, _, failed, _, name = start
         span = Span("body", name, since, self._now, 0, self._numbers[serial], serial)
+        body = _Body(span, row, serial, submitter)
         if after is not None:
             # It went idle in between, or straight on to the next.
-            idled, ends_at, has_failed = after[6][0], after[1], after[5]
+            (idled, _), ends_at, has_failed = after[6], after[1], after[5]
+        elif worker.fn is not None and worker.since == since:
+            span.outcome = "running"
+            return body
         else:
-            idled, ends_at, has_failed = *_last_end(worker, self._now), worker.failed
-            if worker.future is not None and worker.since == since:
-                span.outcome = "running"
-                return _Body(span, row, serial, submitter)
+            idled, ends_at, has_failed = _last_end(worker), self._now, worker.failed
         span.end = max(since, min(idled if idled > since else ends_at, self._now))
         span.outcome = "raised" if has_failed > failed else "returned"
-        return _Body(span, row, serial, submitter)
+        return body
 
     def _at(self, worker: Worker, time: int) -> _Body | None:
         """The body that `worker` executed at that time."""
@@ -184,7 +189,7 @@ class _Reader:
     def _read_waits(self) -> None:
         of_body: dict[int, list[Event]] = {}
         for event in self._events:
-            if isinstance(event[2], Worker) and event[0] != "start":
+            if isinstance(event[2], Worker):
                 body = self._at(event[2], event[1])
                 if body is not None:
                     of_body.setdefault(body.serial, []).append(event)
@@ -315,10 +320,10 @@ class _Inner:
         return iter(self._all)
 
 
-def _last_end(worker: Worker, now: int) -> tuple[int, int]:
-    """When the last body of a worker was over: when it went idle, else now."""
+def _last_end(worker: Worker) -> int:
+    """When it went idle after its last body; 0 where it has not yet."""
     idled, ended = worker.idled
-    return (idled if ended == worker.completed + worker.failed else 0), now
+    return idled if ended == worker.completed + worker.failed else 0
 
 
 def _name_of_thread(ident: int) -> str:
