@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ._core.tasks import Task
     from .asking import dump_on_signal
     from .dumping import dump
+    from .trace import Trace
 
     # So that annotations and lists of futures mean the same before and after the change.
     from concurrent.futures import Future
@@ -49,6 +50,7 @@ __all__ = [
     "Task",
     "ThreadPoolExecutor",
     "TimeoutError",
+    "Trace",
     "as_completed",
     "debug",
     "dump",
@@ -79,6 +81,7 @@ for _public in (
 _LATER = {
     "Stats": "_core.stats",
     "Task": "_core.tasks",
+    "Trace": "trace",
     "dump": "dumping",
     "dump_on_signal": "asking",
 }

@@ -7,13 +7,14 @@ trace costs a submission two calls and one step on a deque; and nothing while it
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 from _thread import get_ident
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from ._core.locking import exactly, locked
 from ._core.pool import living
@@ -23,6 +24,8 @@ from ._core.state import Slots, Worker
 from ._core.submission import PENDING, Submission, clock
 from ._trace.timeline import Event, Queued, Timeline, timeline
 from .service import Service, slots_of
+
+T = TypeVar("T")
 
 #: Of what a body waits for, how many are recorded.
 _AWAITED = 20
@@ -66,7 +69,7 @@ class Trace(Recorder):
         #: What was recorded, once that is over; it refers to nothing of the services.
         self._whole: Timeline | None = None
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> Self:
         if self._began:
             raise RuntimeError("a Trace records once: make another")
         self._began = clock()
@@ -85,16 +88,17 @@ class Trace(Recorder):
         self._starts.clear()
         self._events.clear()
         self._before.clear()
+        self._only.clear()
 
     def _turn(self, on: bool) -> None:
         change = with_one if on else without
         if not self._only:
-            recording.recorder = change(recording.recorder, self)  # type: ignore[operator]
+            recording.recorder = change(recording.recorder, self)
         for slots in self._recorded():
             if (self in recorders_of(slots.recorder)) is not on:
                 if on:
                     self._before |= {worker: _started(worker) for worker in slots.workers}
-                slots.record(change(slots.recorder, self))  # type: ignore[operator]
+                slots.record(change(slots.recorder, self))
 
     def _recorded(self) -> list[Slots]:
         return self._only or living()
@@ -118,45 +122,34 @@ class Trace(Recorder):
         `.json`: the Trace Event format, for https://ui.perfetto.dev and the like. `.svg`: a
         picture. Raises `ValueError` for another ending, and what writing a file raises.
         """
-        name = os.fspath(path)
-        if name.endswith(".json"):
-            from ._trace.event_format import to_json  # noqa: PLC0415
-
-            text = to_json(self._timeline())
-        elif name.endswith(".svg"):
-            text = self._repr_svg_()
-        else:
-            raise ValueError(f"the name must end in .json or .svg, not {name!r}")
-        with open(name, "w", encoding="utf-8") as file:
+        text = _format(os.fspath(path))(self._timeline())
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
 
     def _timeline(self) -> Timeline:
         return self._read() if self._whole is None else self._whole
 
     def _read(self) -> Timeline:
-        events = list(self._events.copy())[-self._limit :]
-        return timeline(
-            list(self._starts.copy()), events, list(self._queued()), (self._began, self._ended or clock()), self.dropped
-        )
+        starts, events = _copied(self._starts), _copied(self._events)[-self._limit :]
+        period = self._began, self._ended or clock()
+        return timeline(starts, events, list(self._queued()), period, self.dropped)
 
     def _queued(self) -> Iterator[Queued]:
         for slots in self._recorded():
-            for future in itertools.islice(slots.queue.copy(), self._limit):
+            for future in _copied(slots.queue)[: self._limit]:
                 name = name_of(getattr(future, "fn", None))
                 if future.state is PENDING:
                     yield Queued(future.serial, getattr(future, "value", None), name)
 
     def _repr_svg_(self) -> str:
-        from ._trace.drawing import to_svg  # noqa: PLC0415
-
-        return to_svg(self._timeline())
+        return _format(".svg")(self._timeline())
 
     def _repr_html_(self) -> str:
         return f'<div style="overflow-x:auto">{self._repr_svg_()}</div>'
 
     def __repr__(self) -> str:
         state = "over" if self._whole else "on" if self._began else "not entered"
-        return f"<Trace {state} events={min(len(self._events), self._limit)} dropped={self.dropped}>"
+        return f"<Trace {state} dropped={self.dropped}>"
 
     # Recording. (`started` is a step of the deque.)
 
@@ -194,8 +187,8 @@ class Trace(Recorder):
 
     def waits(self, worker: Worker, node: Any) -> None:
         pending = itertools.islice(node.pending, _AWAITED)
-        awaited = [future.serial for future in pending if isinstance(future, Submission)]
-        self._add("wait", clock(), worker, awaited, len(node.pending))
+        awaited = (future.serial for future in pending if isinstance(future, Submission))
+        self._add("wait", clock(), worker, tuple(awaited), len(node.pending))
 
     def goes_on(self, worker: Worker) -> None:
         self._add("go on", clock(), worker)
@@ -212,6 +205,50 @@ class Trace(Recorder):
 
     def resumed(self, worker: Worker) -> None:
         self._add("resumed", clock(), worker)
+
+
+def _copied(present: deque[T]) -> list[T]:
+    try:
+        return list(present.copy())
+    except RuntimeError:
+        pass
+    # Without a GIL others append meanwhile. From the right some are seen twice, none is missed.
+    found: dict[T, None] = {}
+    for place in range(1, len(present) + 1):
+        try:
+            found[present[-place]] = None
+        except IndexError:
+            break
+    return list(found)[::-1]
+
+
+def record_until_exit(path: str) -> None:
+    """Record all services until this process ends, and save that to `path` then: for the
+    command line. Raises `ValueError` for an ending that `save` does not know."""
+    _format(path)
+    process = os.getpid()
+    trace = Trace()
+
+    def finish() -> None:
+        if os.getpid() == process:  # Not in a forked child.
+            trace.__exit__(None, None, None)
+            trace.save(path)
+
+    atexit.register(finish)
+    trace.__enter__()
+
+
+def _format(name: str) -> Callable[[Timeline], str]:
+    """What makes the text of a file with that name. Loaded when it is asked for."""
+    if name.endswith(".json"):
+        from ._trace.event_format import to_json  # noqa: PLC0415
+
+        return to_json
+    if name.endswith(".svg"):
+        from ._trace.drawing import to_svg  # noqa: PLC0415
+
+        return to_svg
+    raise ValueError(f"the name must end in .json or .svg, not {name!r}")
 
 
 def _started(worker: Worker) -> int:

@@ -379,7 +379,7 @@ def _may_start(worker: Worker, future: Submission[Any]) -> bool:
             submitter = None  # It was not recorded then.
         slots.recorder.started((
             worker, worker.since, future.serial, submitter,
-            worker.completed, worker.failed, worker.idled, name,
+            worker.failed, worker.idled, name,
         ))  # fmt: skip
     return True
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-
 #: Of the start of a body: its worker; when it starts, on the clock of `Submission.serial`;
 #: its serial; the ident of the thread that submitted it, None where that was not recorded;
-#: how many bodies have returned and raised on this worker before; `Worker.idled`; its name.
-Start: TypeAlias = "tuple[Any, int, int, int | None, int, int, tuple[int, int], str]"
+#: how many bodies have raised on this worker before; `Worker.idled`; its name.
+Start: TypeAlias = "tuple[Any, int, int, int | None, int, tuple[int, int], str]"
 
 
 class Recorder:

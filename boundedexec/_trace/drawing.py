@@ -82,7 +82,8 @@ class _Drawing:
         size = f'width="{_WIDTH}" height="{self._height}" viewBox="0 0 {_WIDTH} {self._height}"'
         yield f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" class="{_CLASS}">'
         yield f"<title>{self._summary()}</title>"
-        yield f"<style>{_rules(_LIGHT)}@media (prefers-color-scheme: dark) {{ {_rules(_DARK)} }}</style>"
+        dark = f"@media (prefers-color-scheme: dark) {{ {_rules(_DARK)} }}"
+        yield f"<style>{_rules(_LIGHT)}{dark}</style>"
         yield f'<rect class="paper" width="{_WIDTH}" height="{self._height}"/>'
         yield f'<text x="8" y="18">{self._summary()}</text>'
         yield from self._legend()
@@ -127,7 +128,8 @@ class _Drawing:
             x = self._x(self._timeline.start + int(number * step))
             yield _line("line", x, _TOP - 4, x, bottom)
             words = _time(int(number * step)) if number else "0"
-            yield f'<text class="quiet" x="{x:.1f}" y="{bottom + 12}" text-anchor="middle">{words}</text>'
+            place = f'x="{x:.1f}" y="{bottom + 12}" text-anchor="middle"'
+            yield f'<text class="quiet" {place}>{words}</text>'
 
     def _x(self, time: int) -> float:
         part = (time - self._timeline.start) / self._long

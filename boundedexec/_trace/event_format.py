@@ -30,7 +30,7 @@ def to_json(timeline: Timeline) -> str:
 
 def _events(timeline: Timeline, process: int) -> Iterator[dict[str, Any]]:
     def time(nanoseconds: int) -> float:
-        return (nanoseconds - timeline.start) / _MICRO
+        return round((nanoseconds - timeline.start) / _MICRO, 3)
 
     def place(row: Row, nanoseconds: int) -> dict[str, Any]:
         return {"pid": process, "tid": row.number, "ts": time(nanoseconds)}
@@ -45,7 +45,7 @@ def _events(timeline: Timeline, process: int) -> Iterator[dict[str, Any]]:
         yield {"ph": "M", "name": name, "pid": process, "tid": number, "ts": 0, "args": args}
     for row in timeline.rows:
         for span in row.spans:
-            long = (span.end - span.start) / _MICRO
+            long = round((span.end - span.start) / _MICRO, 3)
             yield _named(span) | {"ph": "X", "dur": long} | place(row, span.start)
         for mark in row.marks:
             yield _marked(mark) | {"ph": "X", "dur": _INSTANT} | place(row, mark.time)

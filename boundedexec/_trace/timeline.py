@@ -92,7 +92,11 @@ class Timeline(NamedTuple):
 
 
 def timeline(
-    starts: list[Start], events: list[Event], queued: list[Queued], period: tuple[int, int], dropped: int
+    starts: list[Start],
+    events: list[Event],
+    queued: list[Queued],
+    period: tuple[int, int],
+    dropped: int,
 ) -> Timeline:
     """Read what was recorded. Where the last body of a worker ended, that says itself."""
     reader = _Reader(starts, events, queued, period[1])
@@ -163,17 +167,19 @@ class _Reader:
                 self._by_serial[start[2]] = bodies[-1]
 
     def _body(self, row: Row, start: Start, after: Start | None) -> _Body:
-        worker, since, serial, submitter, _, failed, _, name = start
+        worker, since, serial, submitter, failed, _, name = start
         span = Span("body", name, since, self._now, 0, self._numbers[serial], serial)
         body = _Body(span, row, serial, submitter)
         if after is not None:
             # It went idle in between, or straight on to the next.
-            (idled, _), ends_at, has_failed = after[6], after[1], after[5]
+            (idled, _), ends_at, has_failed = after[5], after[1], after[4]
         elif worker.fn is not None and worker.since == since:
             span.outcome = "running"
             return body
         else:
-            idled, ends_at, has_failed = _last_end(worker), self._now, worker.failed
+            # It may have begun another meanwhile.
+            ends_at = worker.since if worker.since > since else self._now
+            idled, has_failed = _last_end(worker), worker.failed
         span.end = max(since, min(idled if idled > since else ends_at, self._now))
         span.outcome = "raised" if has_failed > failed else "returned"
         return body
