@@ -28,6 +28,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 Events = list[dict[str, Any]]
 
 
+def shown(trace: Trace, kind: str) -> str:
+    """What a notebook shows."""
+    text: str = getattr(trace, f"_repr_{kind}_")()
+    return text
+
+
 def saved(trace: Trace, directory: Path) -> Events:
     """What viewers read, after it was held against the rules of the format."""
     path = directory / "trace.json"
@@ -257,7 +263,7 @@ def test_the_latest_are_kept_and_the_others_counted(new_service: NewService) -> 
         assert service.block_till_done(LIMIT)
         assert trace.dropped == 15
     assert trace.dropped == 15
-    assert "15 earlier events dropped" in trace._repr_html_()
+    assert "15 earlier events dropped" in shown(trace, "html")
 
 
 def test_waits_that_are_dropped_are_counted_too(new_service: NewService, tmp_path: Path) -> None:
@@ -355,7 +361,7 @@ def test_no_argument_is_shown_and_nothing_is_kept(new_service: NewService) -> No
         assert service.block_till_done(LIMIT)
         gc.collect()
         assert [reference() for reference in kept] == [None] * 4
-    assert "Silent" in trace._repr_html_()
+    assert "Silent" in shown(trace, "html")
 
 
 def test_what_was_recorded_keeps_no_service(tmp_path: Path) -> None:
@@ -394,7 +400,7 @@ def test_callables_of_every_kind_have_a_name(new_service: NewService, tmp_path: 
 
 
 def titles(trace: Trace) -> str:
-    root = ElementTree.fromstring(trace._repr_svg_())
+    root = ElementTree.fromstring(shown(trace, "svg"))
     return "\n".join(str(title.text) for title in root.iter(SVG + "title"))
 
 
@@ -409,26 +415,26 @@ def test_the_picture_has_a_title_for_each_span_and_both_colour_schemes(
     text = path.read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
     assert "prefers-color-scheme: dark" in text
-    shown = titles(trace)
+    spans = titles(trace)
     for words in "asks", "raised", "waits for", "lends its slot to", "has given its slot away":
-        assert words in shown
+        assert words in spans
     assert {"drawn_0", "MainThread"} <= {element.text for element in root.iter(SVG + "text")}
     # A notebook shows it by itself.
-    assert trace._repr_html_() == f'<div style="overflow-x:auto">{text}</div>'
+    assert shown(trace, "html") == f'<div style="overflow-x:auto">{text}</div>'
 
 
 def test_a_picture_of_very_much_is_small(new_service: NewService) -> None:
     service = new_service(4)
     with Trace(service) as trace:
         wait([service.submit(pow, 2, number) for number in range(20_000)])
-    assert len(trace._repr_svg_()) < 1_000_000
+    assert len(shown(trace, "svg")) < 1_000_000
 
 
 def test_nothing_recorded_can_be_looked_at(new_service: NewService, tmp_path: Path) -> None:
     trace = Trace(new_service(1))
     with trace:
         assert saved(trace, tmp_path)
-    assert "0 bodies" in trace._repr_html_()
+    assert "0 bodies" in shown(trace, "html")
 
 
 def test_another_format_is_refused(new_service: NewService, tmp_path: Path) -> None:
@@ -475,7 +481,7 @@ def test_it_is_turned_on_and_off_and_looked_at_while_services_work(
                     service.submit(pow, 2, 3).result(LIMIT)
                 saved(trace, tmp_path)
             assert bodies(saved(trace, tmp_path))
-            ElementTree.fromstring(trace._repr_svg_())
+            ElementTree.fromstring(shown(trace, "svg"))
 
 
 def test_shutdown_and_refusals_are_as_ever_while_it_is_on_and_after(
@@ -499,7 +505,7 @@ def test_a_failing_initializer_breaks_the_service_while_it_is_on(new_service: Ne
     with Trace(service) as trace:
         with pytest.raises(boundedexec.BrokenThreadPool):
             service.submit(pow, 2, 3).result(LIMIT)
-    assert trace._repr_html_()
+    assert shown(trace, "html")
 
 
 def test_a_program_can_be_recorded_until_it_ends(tmp_path: Path) -> None:
@@ -511,7 +517,7 @@ def test_a_program_can_be_recorded_until_it_ends(tmp_path: Path) -> None:
 
         record_until_exit({os.fspath(path)!r})
         service = Service(1)
-        service.submit(lambda: service.submit(pow, 2, 3).result())
+        service.submit(lambda: service.submit(pow, 2, 3).result()).result()
         """
     )
     events: Events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]

@@ -75,8 +75,8 @@ class Row:
     name: str
     number: int
     #: In the order in which they begin, the outer one first.
-    spans: list[Span] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list[Span])
+    marks: list[Mark] = field(default_factory=list[Mark])
 
 
 class Timeline(NamedTuple):
