@@ -1,50 +1,38 @@
-"""Trace: records what services do, to be looked at as a timeline; loaded when asked for.
-
-A submission leaves one event, when its body starts: it says when and where that was
-submitted, too, and when the body before it on the same thread was over. So while it is on, a
-trace costs a submission two calls and one step on a deque; and nothing while it is off.
-"""
+"""Trace: what services do, recorded, to be looked at as a timeline; loaded when asked for."""
 
 from __future__ import annotations
 
 import atexit
-import itertools
 import os
-from _thread import get_ident
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
-from ._core.locking import exactly, locked
+from ._core.locking import locked
 from ._core.pool import living
-from ._core.recording import Recorder, Start, recorders_of, recording, with_one, without
+from ._core.recording import recorders_of, recording, with_one, without
 from ._core.reporting import name_of
-from ._core.state import Slots, Worker
-from ._core.submission import PENDING, Submission, clock
-from ._trace.timeline import Event, Queued, Timeline, timeline
+from ._core.state import Slots
+from ._core.submission import PENDING, clock
+from ._trace.tape import Tape, copied
+from ._trace.timeline import Queued, Timeline, timeline
 from .service import Service, slots_of
 
-T = TypeVar("T")
 
-#: Of what a body waits for, how many are recorded.
-_AWAITED = 20
-#: Events are dropped in bunches: one for so many that are kept.
-_BUNCHES = 8
-
-
-class Trace(Recorder):
+class Trace:
     """Records what services do while the `with` block executes, and draws it.
 
     Args:
         services: those that are recorded. None named: all, also those made meanwhile.
-        limit: how many events are kept, the latest; `dropped` counts the others.
+        limit: how many starts of bodies are kept, the latest, and as many other events;
+            `dropped` counts those that are not.
 
     Recorded are submit, start, lend, yield, resume, end, cancel and a Coalescer's re-run,
     with the time, the thread and the name of the callable: no argument, no result. What was
     submitted before is recorded from its start on. Traces may overlap. Entering and leaving
     the block never blocks; both may be done on any thread. A trace can be looked at while it
-    is on; it can be entered once, and then raises `RuntimeError`.
+    is on. It is entered once, and raises `RuntimeError` the second time; `ValueError` for a
+    `limit` below 1.
 
     A notebook shows a trace by itself.
     """
@@ -55,16 +43,7 @@ class Trace(Recorder):
         #: The slots of `services`; empty for all.
         self._only = [slots_of(service) for service in services]
         self._limit = limit
-        #: The starts of bodies, each by one step in C; and what else has happened.
-        self._starts: deque[Start] = deque(maxlen=limit)
-        self.started = self._starts.append  # type: ignore[method-assign]
-        self._events: deque[Event] = deque()
-        #: How many of `_events` were dropped.
-        self._gone = 0
-        #: Of each worker that has not ended, how many bodies it had started before; and how
-        #: many the others have started since.
-        self._before: dict[Worker, int] = {}
-        self._over = 0
+        self._tape = Tape(limit)
         self._began = self._ended = 0
         #: What was recorded, once that is over; it refers to nothing of the services.
         self._whole: Timeline | None = None
@@ -85,36 +64,26 @@ class Trace(Recorder):
         locked(self._turn, False)
         self._ended = clock()
         self._whole = self._read()
-        self._starts.clear()
-        self._events.clear()
-        self._before.clear()
+        self._tape = Tape(1)
         self._only.clear()
 
     def _turn(self, on: bool) -> None:
-        change = with_one if on else without
+        tape, change = self._tape, with_one if on else without
         if not self._only:
-            recording.recorder = change(recording.recorder, self)
+            recording.recorder = change(recording.recorder, tape)
         for slots in self._recorded():
-            if (self in recorders_of(slots.recorder)) is not on:
+            if (tape in recorders_of(slots.recorder)) is not on:
                 if on:
-                    self._before |= {worker: _started(worker) for worker in slots.workers}
-                slots.record(change(slots.recorder, self))
+                    tape.begin(slots.workers)
+                slots.record(change(slots.recorder, tape))
 
     def _recorded(self) -> list[Slots]:
         return self._only or living()
 
     @property
     def dropped(self) -> int:
-        """How many events were dropped, because `limit` later ones are kept."""
-        if self._whole is not None:
-            return self._whole.dropped
-        dropped = self._gone + max(0, len(self._events) - self._limit)
-        if len(self._starts) == self._limit:
-            # Nothing is counted for each: workers know how many bodies they had.
-            workers = dict(self._before)
-            started = sum(_started(worker) - before for worker, before in workers.items())
-            dropped += max(0, self._over + started - self._limit)
-        return dropped
+        """How many events are not kept, because there were more than `limit` later ones."""
+        return self._tape.dropped() if self._whole is None else self._whole.dropped
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was recorded up to now to a file, in the format that its name ends in.
@@ -130,13 +99,15 @@ class Trace(Recorder):
         return self._read() if self._whole is None else self._whole
 
     def _read(self) -> Timeline:
-        starts, events = _copied(self._starts), _copied(self._events)[-self._limit :]
-        period = self._began, self._ended or clock()
-        return timeline(starts, events, list(self._queued()), period, self.dropped)
+        tape = self._tape
+        starts, events, queued = tape.starts(), tape.events(), list(self._queued())
+        # Last, so that nothing has begun after it; but what was begun as this was turned off.
+        end = self._ended or clock()
+        return timeline(starts, events, queued, (self._began or end, end), tape.dropped())
 
     def _queued(self) -> Iterator[Queued]:
         for slots in self._recorded():
-            for future in _copied(slots.queue)[: self._limit]:
+            for future in copied(slots.queue)[: self._limit]:
                 name = name_of(getattr(future, "fn", None))
                 if future.state is PENDING:
                     yield Queued(future.serial, getattr(future, "value", None), name)
@@ -150,76 +121,6 @@ class Trace(Recorder):
     def __repr__(self) -> str:
         state = "over" if self._whole else "on" if self._began else "not entered"
         return f"<Trace {state} dropped={self.dropped}>"
-
-    # Recording. (`started` is a step of the deque.)
-
-    def began(self, thread: Any) -> None:
-        self._before.setdefault(thread, 0)
-
-    def ended(self, thread: Any) -> None:
-        exactly(self._count, 0, _started(thread) - self._before.pop(thread, 0))
-
-    def _add(self, *event: Any) -> None:
-        self._events.append(event)
-        if len(self._events) > self._limit + self._limit // _BUNCHES:
-            self._drop()
-
-    def _drop(self) -> None:
-        dropped = 0
-        while len(self._events) > self._limit:
-            try:
-                self._events.popleft()
-            except IndexError:
-                break  # Another thread does the same.
-            dropped += 1
-        exactly(self._count, dropped, 0)
-
-    def _count(self, dropped: int, started: int) -> None:
-        self._gone += dropped
-        self._over += started
-
-    def cancelled(self, future: Submission[Any], fn: object) -> None:
-        submitter = getattr(future, "value", None)
-        self._add("cancel", clock(), get_ident(), future.serial, submitter, name_of(fn))
-
-    def rerun(self, run: Submission[Any], asked: int) -> None:
-        self._add("rerun", run.serial, get_ident(), asked)
-
-    def waits(self, worker: Worker, node: Any) -> None:
-        pending = itertools.islice(node.pending, _AWAITED)
-        awaited = (future.serial for future in pending if isinstance(future, Submission))
-        self._add("wait", clock(), worker, tuple(awaited), len(node.pending))
-
-    def goes_on(self, worker: Worker) -> None:
-        self._add("go on", clock(), worker)
-
-    def lent(self, worker: Worker, future: Submission[Any] | None) -> None:
-        if future is not None:
-            self._add("lend", clock(), worker, future.serial)
-
-    def yielded(self, worker: Worker) -> None:
-        self._add("yield", clock(), worker)
-
-    def resumes(self, worker: Worker) -> None:
-        self._add("resume", clock(), worker)
-
-    def resumed(self, worker: Worker) -> None:
-        self._add("resumed", clock(), worker)
-
-
-def _copied(present: deque[T]) -> list[T]:
-    try:
-        return list(present.copy())
-    except RuntimeError:
-        pass
-    # Without a GIL others append meanwhile. From the right some are seen twice, none is missed.
-    found: dict[T, None] = {}
-    for place in range(1, len(present) + 1):
-        try:
-            found[present[-place]] = None
-        except IndexError:
-            break
-    return list(found)[::-1]
 
 
 def record_until_exit(path: str) -> None:
@@ -249,8 +150,3 @@ def _format(name: str) -> Callable[[Timeline], str]:
 
         return to_svg
     raise ValueError(f"the name must end in .json or .svg, not {name!r}")
-
-
-def _started(worker: Worker) -> int:
-    """How many bodies have started on it."""
-    return worker.completed + worker.failed + (worker.fn is not None)

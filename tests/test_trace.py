@@ -59,7 +59,7 @@ def check_fields(events: Events) -> None:
         fields: dict[str, Any] = {"pid": int, "tid": int, "ts": (int, float)}
         for name, kind in (fields | required[event["ph"]]).items():
             assert isinstance(event[name], kind), event
-        assert event["ts"] >= 0 or event["ph"] == "X"  # It may have been submitted before.
+        assert event["ts"] >= 0, event
         assert event.get("dur", 0) >= 0, event
 
 
@@ -132,7 +132,7 @@ def inside(events: Events, name: str) -> list[str]:
         if event["ph"] == "X"
         and event["tid"] == body["tid"]
         and event is not body
-        and body["ts"] <= event["ts"] <= body["ts"] + body["dur"]
+        and body["ts"] <= event["ts"] < body["ts"] + body["dur"]
     ]
     return [event["cat"] for event in sorted(found, key=lambda event: (event["ts"], -event["dur"]))]
 

@@ -99,9 +99,7 @@ def timeline(
     dropped: int,
 ) -> Timeline:
     """Read what was recorded. Where the last body of a worker ended, that says itself."""
-    reader = _Reader(starts, events, queued, period[1])
-    rows, arrows = reader.read()
-    # What was submitted before may be shown by its start alone.
+    rows, arrows = _Reader(starts, events, queued, period).read()
     return Timeline(*period, dropped, rows, arrows, len(queued))
 
 
@@ -114,12 +112,16 @@ class _Body(NamedTuple):
 
 class _Reader:
     def __init__(
-        self, starts: list[Start], events: list[Event], queued: list[Queued], now: int
+        self,
+        starts: list[Start],
+        events: list[Event],
+        queued: list[Queued],
+        period: tuple[int, int],
     ) -> None:
-        self._starts = sorted(starts, key=itemgetter(1))
-        self._events = sorted(events, key=itemgetter(1))
+        self._start, self._now = period
+        self._starts = sorted((s for s in starts if s[1] <= self._now), key=itemgetter(1))
+        self._events = sorted((e for e in events if e[1] <= self._now), key=itemgetter(1))
         self._queued = queued
-        self._now = now
         #: By worker, in the order in which they began.
         self._bodies: dict[Worker, list[_Body]] = {}
         #: By the serial of the submission, and of a re-run by what it was before that, too.
@@ -159,7 +161,8 @@ class _Reader:
             by_worker.setdefault(start[0], []).append(start)
         for worker, starts in by_worker.items():
             row = Row(worker.name, 0)
-            self._bodies[worker] = bodies = []
+            bodies: list[_Body] = []
+            self._bodies[worker] = bodies
             self._by_ident.setdefault(worker.ident or 0, []).append(worker)
             following: list[Start | None] = [*starts[1:], None]
             for start, after in zip(starts, following, strict=True):
@@ -262,8 +265,8 @@ class _Reader:
                 self._row(ident, time).marks.append(mark)
 
     def _mark(self, kind: str, serial: int, submitter: int | None, name: str) -> Row | None:
-        if submitter is None:
-            return None
+        if submitter is None or serial < self._start:
+            return None  # It was submitted before; another trace may know where.
         row = self._row(submitter, serial)
         row.marks.append(Mark(kind, name, serial, self._numbers[serial]))
         return row
