@@ -171,7 +171,9 @@ class _Reader:
 
     def _body(self, row: Row, start: Start, after: Start | None) -> _Body:
         worker, since, serial, submitter, failed, _, name = start
-        span = Span("body", name, since, self._now, 0, self._numbers[serial], serial)
+        # It may have begun as the trace was turned on.
+        begin = max(since, self._start)
+        span = Span("body", name, begin, self._now, 0, self._numbers[serial], serial)
         body = _Body(span, row, serial, submitter)
         if after is not None:
             # It went idle in between, or straight on to the next.
@@ -183,7 +185,7 @@ class _Reader:
             # It may have begun another meanwhile.
             ends_at = worker.since if worker.since > since else self._now
             idled, has_failed = _last_end(worker), worker.failed
-        span.end = max(since, min(idled if idled > since else ends_at, self._now))
+        span.end = max(begin, min(idled if idled > since else ends_at, self._now))
         span.outcome = "raised" if has_failed > failed else "returned"
         return body
 
