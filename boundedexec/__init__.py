@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._core.tasks import Task
     from .asking import dump_on_signal
     from .dumping import dump
+    from .trace import Trace
 else:
     from ._core.future import Future
 
@@ -51,6 +52,7 @@ __all__ = [
     "Task",
     "ThreadPoolExecutor",
     "TimeoutError",
+    "Trace",
     "as_completed",
     "debug",
     "dump",
@@ -81,6 +83,7 @@ for _public in (
 _LATER = {
     "Stats": "_core.stats",
     "Task": "_core.tasks",
+    "Trace": "trace",
     "dump": "dumping",
     "dump_on_signal": "asking",
 }

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
-from ._core.describing import current_frames, stack
+from ._core.describing import call_of, current_frames, stack
 from ._core.pool import living
 from ._core.reporting import name_of
 from ._core.slots import queue_now
 from ._core.state import Slots
 from ._core.stats import Stats, stats
-from ._core.tasks import Task, call_of, executing, to_tasks
+from ._core.tasks import Task, executing, to_tasks
 
 #: Of each stack, the innermost lines.
 _LINES = 4

@@ -13,13 +13,12 @@ import threading
 import time
 import weakref
 
-from .describing import current_frames, describe, shortened, stack
+from .describing import call_of, current_frames, describe, shortened, stack
 from .locking import locked
 from .reporting import name_of
 from .slots import queue_now
 from .state import Slots, Worker
 from .submission import PENDING, Submission, clock
-from .tasks import call_of
 
 _SECOND = 1e9
 _logger = logging.getLogger("boundedexec")

@@ -17,6 +17,7 @@ from contextvars import Context
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from .locking import HAS_GIL, headroom, holding, locked
+from .recording import SILENT, Recorder
 from .reporting import Failure, report
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ class Owner:
     """What accepted a submission."""
 
     __slots__ = ("lost", "cancelled", "dead")
+
+    #: Told of what happens, where this is a service.
+    recorder: Recorder = SILENT
 
     def __init__(self) -> None:
         #: Set in a forked child, where the threads of this service do not exist.
@@ -107,6 +111,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     watch: Watch | None = None
     #: Whether a failure that nobody asked for is logged.
     reported = True
+    #: The ident of the thread that submitted it, where that was recorded.
+    submitter: int | None = None
     # Of a Coalescer's runs: the future that must be over before this can be, None once this
     # is queued; and the one that follows this.
     predecessor: concurrent.futures.Future[Any] | None = None
@@ -242,6 +248,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         if self.watch is not None:
             headroom()
         try:
+            fn = self.fn
             del self.fn  # explore: cancel-claims
             self.state = CANCELLING
         except AttributeError:
@@ -266,6 +273,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
                 raise
         if not HAS_GIL:
             locked(self.owner.count_cancelled, 1)
+        if self.owner.recorder is not SILENT:
+            self.owner.recorder.cancelled(self, fn)
         return True
 
     def cancel_even_if_shared(self) -> None:

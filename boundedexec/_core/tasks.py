@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .describing import shortened
+from .describing import call_of, shortened
 from .locking import locked
 from .reporting import name_of
 from .slots import owed, queue_now
@@ -105,14 +105,6 @@ def _sighting(worker: Worker) -> Sighting | None:
     elif worker in worker.slots.unslotted:
         state = "yielded"
     return Sighting(future, state, max(worker.since, worker.moved), worker)
-
-
-def call_of(future: Submission[Any]) -> object:
-    """The callable of a submission that has not started; None where it just has."""
-    if future.args is not None:
-        return getattr(future, "fn", None)
-    call = getattr(future, "call", None)  # A Coalescer's run; the latest submit says what.
-    return None if call is None else call[0]
 
 
 def _awaited(pending: Iterable[Any]) -> list[Submission[Any]]:
