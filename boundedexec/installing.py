@@ -94,7 +94,7 @@ def _replace() -> None:
 
 def _restore() -> None:
     for (module, name, ours), before in zip(_PLACES, _found, strict=True):
-        # Somebody may have put something over ours: theirs to take away.
+        # Others may have replaced ours since: that is theirs to undo.
         if getattr(module, name) is ours:
             setattr(module, name, before)
     _found.clear()

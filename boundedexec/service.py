@@ -37,7 +37,7 @@ __all__ = ["Service"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# In place of `Future(...)`: a constructor's call costs as much as the rest of `submit`.
+# In place of `Future(...)`: a constructor's call costs as much as all else in `submit`.
 _new_future: Callable[[type[Future[Any]]], Future[Any]] = object.__new__
 _service_numbers = iter(range(1 << 62))
 
@@ -106,7 +106,7 @@ class Service(concurrent.futures.Executor):
 
     @classmethod
     def bounded(cls, max_workers: int, /, *args: Any, **kwargs: Any) -> Self:
-        """A service of at most `max_workers` bodies at once; the rest as the class."""
+        """A service of at most `max_workers` bodies at once; other arguments as for the class."""
         return cls(_checked_integer("max_workers", max_workers, 1), *args, **kwargs)
 
     @classmethod
@@ -214,7 +214,7 @@ class Service(concurrent.futures.Executor):
         return _results(futures, end, None if buffersize is None else weakref.ref(self), fn, calls)
 
     def yield_slot(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Give this body's slot to whoever is next, and return `fn(*args, **kwargs)`.
+        """Give this body's slot to the next in line, and return `fn(*args, **kwargs)`.
 
         Blocks before it returns or raises until the body has a slot again, which it
         gets before anything that has not started. Where the slot is given away

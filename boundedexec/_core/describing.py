@@ -1,4 +1,4 @@
-"""What a person is told of a body: its call, its thread, and the line where it waits."""
+"""How a body is described to a person: its call, its thread, and the line where it waits."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def _lose(slots: Slots) -> None:
     slots.lost = True
     for worker in list(slots.workers):
         if worker.future is not None:
-            worker.future.done()  # Which drops it, and whom its end would be told to.
+            worker.future.done()  # Which drops it, and those that wait for it.
     slots.empty()
     slots.ending = True
     service = None if slots.service is None else slots.service()

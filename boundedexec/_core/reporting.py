@@ -1,4 +1,4 @@
-"""Failures that no caller is there to be told of go to the logger `boundedexec`."""
+"""Failures that reach no caller go to the logger `boundedexec`."""
 
 from __future__ import annotations
 

@@ -293,9 +293,8 @@ class Runs:
             if isinstance(following, Run):
                 others = (*others, following)
             # Nothing is called from here on. What follows may have been cancelled.
-            if run.successor is not following or number not in table:
-                continue
-            if table[number] is group:  # explore: key-left-once
+            # explore: key-left-once
+            if run.successor is following and number in table and table[number] is group:
                 if others:
                     table[number] = others
                 else:

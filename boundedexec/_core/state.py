@@ -78,7 +78,7 @@ class Worker(ListedThread):
         self.gate = _thread.allocate_lock()
         self.gate.acquire()
         #: [lock, but for going on from one body to the next] Whether it holds a slot.
-        #: True also while it stands in `free`: whoever wakes it there gives it the slot.
+        #: True also while it stands in `free`: the thread that wakes it there gives it the slot.
         self.slot = False
         #: Whether the signal comes with the next wake-up, or has come and was not consumed.
         self.signalled = False

@@ -80,7 +80,7 @@ class Watch:
     def __init__(self) -> None:
         # Reentrant: a signal handler or a `__del__` may come in between.
         self.lock = threading.RLock()
-        #: What is told of the end, by `add_result`, `add_exception` or `add_cancelled`.
+        #: What is notified of the end, by `add_result`, `add_exception` or `add_cancelled`.
         self.waiters: list[Any] = []
         #: Those that have not heard yet that the state is final; empty before it is.
         self.unnotified: list[Any] = []
@@ -278,7 +278,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         return True
 
     def cancel_even_if_shared(self) -> None:
-        """Cancel it whoever else wants it: its service is shut down."""
+        """Cancel it even if others want it: its service is shut down."""
         self.cancel()
 
     def cancelled(self) -> bool:

@@ -21,7 +21,7 @@ _DoneAndNotDone = concurrent.futures._base.DoneAndNotDoneFutures  # pyright: ign
 
 
 class _WaitForSeveral(Node):
-    """A wait that is told of the futures' ends as the stdlib's waiters are."""
+    """A wait that is notified of the futures' ends as the stdlib's waiters are."""
 
     def __init__(self, futures: Iterable[AnyFuture], return_when: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _WaitForSeveral(Node):
     def install(self) -> None:
         for future in list(self._unheard):
             install(future, self)
-        self._look()  # Some may have ended before they were told of it.
+        self._look()  # Some may have ended before it was installed.
 
     def uninstall(self) -> None:
         for future in list(self.pending):

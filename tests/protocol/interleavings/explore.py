@@ -1,7 +1,7 @@
 """Explore the interleavings of the core protocol, and of the package with a step broken.
 
-    python tests/interleavings/explore.py [--bound N] [--seconds S] [--mode M] [SCENARIO ...]
-    python tests/interleavings/explore.py --replay SCENARIO MODE "0x40 1x7 …"
+    python explore.py [--bound N] [--seconds S] [--mode M] [SCENARIO ...]
+    python explore.py --replay SCENARIO MODE "0x40 1x7 …"
 
 Without names: every scenario in each of its modes, and every mutation. Ends with 1 if a
 scenario fails, if a mutation is not noticed or if one does not fit the source any more.

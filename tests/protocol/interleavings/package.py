@@ -21,7 +21,7 @@ from points import Mapped, Points
 from scheduler import Lock, LockedEvent, RLock, Run
 
 #: Another copy can be explored, to try a change.
-SOURCE = Path(os.environ.get("EXPLORED", Path(__file__).parents[2] / "boundedexec"))
+SOURCE = Path(os.environ.get("EXPLORED", Path(__file__).parents[3] / "boundedexec"))
 #: The modules of the package, dependencies first.
 MODULES = [
     *(
