@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
@@ -133,9 +134,13 @@ def record_until_exit(path: str) -> None:
     trace = Trace()
 
     def finish() -> None:
-        if os.getpid() == process:  # Not in a forked child.
-            trace.__exit__(None, None, None)
+        if os.getpid() != process:
+            return  # A forked child.
+        trace.__exit__(None, None, None)
+        try:
             trace.save(path)
+        except OSError as error:
+            print(f"boundedexec: can't write {path!r}: {error.strerror}", file=sys.__stderr__)
 
     atexit.register(finish)
     trace.__enter__()

@@ -185,7 +185,8 @@ def test_a_program_that_is_missing_is_one_line(
 
 @pytest.mark.parametrize(
     "words",
-    ["", "-m", "-c", "--workers 3", "--nothing x", "--work 3 x", "--quiet", "--report x"],
+    ["", "-m", "-c", "--workers 3", "--nothing x", "--work 3 x", "--quiet", "--report x"]
+    + ["--trace x"],
 )
 def test_a_wrong_command_line_is_status_2(words: str, tmp_path: Path) -> None:
     done = python(*RUN, *words.split(), cwd=tmp_path)
@@ -196,7 +197,8 @@ def test_a_wrong_command_line_is_status_2(words: str, tmp_path: Path) -> None:
 def test_help_is_ours_before_the_program() -> None:
     done = python(*RUN, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for option in ("--workers N", "--report FILE", "--quiet", "-c CODE", "-m MODULE"):
+    ours = ("--workers N", "--report FILE", "--trace FILE", "--quiet", "-c CODE", "-m MODULE")
+    for option in ours:
         assert option in done.stdout
 
 
