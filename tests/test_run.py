@@ -185,8 +185,7 @@ def test_a_program_that_is_missing_is_one_line(
 
 @pytest.mark.parametrize(
     "words",
-    ["", "-m", "-c", "--workers 3", "--nothing x", "--work 3 x", "--quiet", "--report x"]
-    + ["--trace x"],
+    ["", "-m", "-c", "--workers 3", "--nothing x", "--work 3 x", "--quiet", "--report x"],
 )
 def test_a_wrong_command_line_is_status_2(words: str, tmp_path: Path) -> None:
     done = python(*RUN, *words.split(), cwd=tmp_path)
