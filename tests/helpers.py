@@ -559,6 +559,10 @@ def traced(interrupt: Callable[[], object], *, new_threads: bool = False) -> Gen
     and that this thread comes to, and with `new_threads` those started in the block too."""
     trace = at_each_look(interrupt)
     before = sys.gettrace()
+    # The trace function is Python code, in which threads could be switched after any opcode,
+    # where without it none is: only those that block are.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(LIMIT)
     # Python 3.12 traces opcodes if it was asked to before `settrace`.
     sys._getframe().f_trace_opcodes = True  # pyright: ignore[reportPrivateUsage]
     if new_threads:
@@ -568,6 +572,7 @@ def traced(interrupt: Callable[[], object], *, new_threads: bool = False) -> Gen
         yield
     finally:
         sys.settrace(before)
+        sys.setswitchinterval(interval)
         if new_threads:
             threading.settrace(None)
 
