@@ -257,9 +257,10 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             while self.state is PENDING and not hasattr(self, "fn") and not self.owner.lost:
                 pass
             return self.cancelled()
+        owner = self.owner
         if HAS_GIL:  # Counted in the same run, so who passes over it finds it counted.
-            self.owner.cancelled += 1
-            self.owner.dead += 1
+            owner.cancelled += 1
+            owner.dead += 1
         self.failure = CANCELLATION
         self.args = ()
         self.kwargs = self.context = None
@@ -272,9 +273,9 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
                 self.settle()  # A Ctrl-C: no other thread would finish it.
                 raise
         if not HAS_GIL:
-            locked(self.owner.count_cancelled, 1)
-        if self.owner.recorder is not SILENT:
-            self.owner.recorder.cancelled(self, fn)
+            locked(owner.count_cancelled, 1)
+        if owner.recorder is not SILENT:
+            owner.recorder.cancelled(self, fn)
         return True
 
     def cancel_even_if_shared(self) -> None:
