@@ -50,7 +50,7 @@ def lend_beside_a_cancel(world: World) -> None:
     what is cancelled already."""
     lends: list[None] = []
     recorder = world.package.rooms.recording.Recorder()
-    recorder.lent = lambda *_: lends.append(None)
+    recorder.lent = lambda lender, future: lends.append(None)
     world.service()._slots.recorder = recorder
     inner: list[Any] = []
     known = Gate()
