@@ -96,8 +96,8 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
     `isinstance` and `issubclass` say that it is one. Unlike a plain Service it has the
     stdlib's number of workers and its tolerance of other numbers than integers, raises
     `ValueError` for `max_workers <= 0`, keeps its threads until it is shut down, and leaves
-    bodies in the context of their thread. Instrumentation that wraps the `submit` of the
-    stdlib's class takes effect here.
+    bodies in the context of their thread; its parameters are `Service`'s. Instrumentation
+    that wraps the `submit` of the stdlib's class takes effect here.
     """
 
     def __init__(

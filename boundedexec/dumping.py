@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
-from ._core.describing import call_of, current_frames, stack
+from ._core.describing import current_frames, stack
 from ._core.pool import living
 from ._core.reporting import name_of
 from ._core.slots import queue_now
@@ -58,7 +58,7 @@ def _lines(slots: Slots) -> Iterator[str]:
     if waits:
         yield "  who waits for whom"
         yield from waits
-    calls = (call_of(future) for future in queue_now(slots))
+    calls = (future.callee() for future in queue_now(slots))
     queued = Counter(name_of(fn) for fn in calls if fn is not None)
     if queued:
         yield "  queued"

@@ -61,12 +61,17 @@ class Service(concurrent.futures.Executor):
         idle_timeout: seconds after which a thread without work ends. None: never
             before shutdown.
         lending: whether a body that waits lends its slot.
+        propagate_context: whether a body runs in a copy of its submitter's `contextvars`
+            context, instead of its thread's.
+        max_queued: how many submissions may be queued; one more raises `QueueFull`. None: any
+            number.
         daemon: at interpreter exit, cancel what is queued and abandon what runs,
             instead of finishing it.
         slow_after: seconds after which a body that still runs is logged, once, with its
             stack, and a submission that still waits for a slot, with what holds the slots.
 
-    Raises `TypeError` or `ValueError` for arguments that are none of these.
+    Raises `TypeError` or `ValueError` for arguments that are none of these. The end of a
+    `with` block is `shutdown()`: it blocks until everything accepted has finished.
 
     The names come from flux-local's `TaskService` and the Go package `task`.
     """
@@ -219,7 +224,8 @@ class Service(concurrent.futures.Executor):
         Blocks before it returns or raises until the body has a slot again, which it
         gets before anything that has not started. Where the slot is given away
         already, and on an unbounded service, it just calls `fn`. Raises
-        `RuntimeError` outside a body of this service, without calling `fn`.
+        `RuntimeError` outside a body of this service, without calling `fn`. Java's
+        `ForkJoinPool.ManagedBlocker` is the same idea.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
@@ -246,6 +252,7 @@ class Service(concurrent.futures.Executor):
         submit is waited for too. Raises `RuntimeError` in a body of this service,
         which would wait for itself.
         """
+        _check_timeout(timeout)
         if self._is_waited_for_by_itself():
             raise RuntimeError("block_till_done in a body of its own service would never return")
         headroom()
@@ -259,6 +266,7 @@ class Service(concurrent.futures.Executor):
         Raises `RuntimeError` on a loop that runs in a body of this service, which
         would wait for itself, and where no asyncio loop runs.
         """
+        _check_timeout(timeout)
         if self._is_waited_for_by_itself():
             raise RuntimeError(
                 "async_block_till_done in a body of its own service would never return"
@@ -391,6 +399,15 @@ def _checked_seconds(name: str, value: object) -> float | None:
     if not value >= 0:
         raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
     return min(float(value), threading.TIMEOUT_MAX)
+
+
+def _check_timeout(timeout: Any) -> None:
+    try:
+        comparable = timeout is None or timeout == timeout + 0.0
+    except TypeError:
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}") from None
+    if not comparable:
+        raise ValueError("timeout must be seconds or None, not nan")
 
 
 def _usable_cpus() -> int:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from ._core.describing import call_of
 from ._core.locking import locked
 from ._core.pool import living
 from ._core.recording import recorders_of, recording, with_one, without
@@ -111,7 +110,7 @@ class Trace:
     def _queued(self) -> Iterator[Queued]:
         for slots in self._recorded():
             for future in queue_now(slots)[: self._limit]:
-                name = name_of(call_of(future))
+                name = name_of(future.callee())
                 if future.state is PENDING:
                     yield Queued(future.serial, future.submitter, name)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import threading
 import time
+from typing import Any
 
 import pytest
-from helpers import LIMIT, holding
+from helpers import LIMIT, NewService, holding
 
 from boundedexec import Service
 
@@ -171,3 +173,20 @@ def test_a_body_may_block_till_another_service_is_done() -> None:
         future = other.submit(int)
         assert service.submit(other.block_till_done).result(LIMIT) is True
         assert future.done()
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("timeout", ["x", [], float("nan")], ids=str)
+def test_a_timeout_that_is_none_is_an_error_at_the_call(
+    new_service: NewService, timeout: Any, busy: bool
+) -> None:
+    service, gate = new_service(1), threading.Event()
+    if busy:
+        service.submit(gate.wait, LIMIT)
+    try:
+        with pytest.raises((TypeError, ValueError), match="timeout must be seconds or None"):
+            service.block_till_done(timeout)
+        with pytest.raises((TypeError, ValueError), match="timeout must be seconds or None"):
+            asyncio.run(service.async_block_till_done(timeout))
+    finally:
+        gate.set()

@@ -87,7 +87,8 @@ def test_every_submission_is_counted_in_one_place(new_service: NewService) -> No
     def nested() -> int:
         return service.submit(int).result()
 
-    futures = [service.submit(fn) for _ in range(200) for fn in (int, fails, nested)]
+    kinds: list[Callable[[], object]] = [int, fails, nested]
+    futures = [service.submit(fn) for _ in range(200) for fn in kinds]
     cancelled = sum(future.cancel() for future in futures[::7])
     for future in futures:
         if not future.cancelled():

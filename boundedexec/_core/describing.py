@@ -12,7 +12,6 @@ from typing import Any
 
 from .reporting import name_of
 from .state import Worker
-from .submission import Submission
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Where a body's own frames are not.
@@ -79,11 +78,3 @@ def _short(value: object) -> str:
     except BaseException:
         words = f"<{type(value).__name__}>"
     return words if len(words) <= 80 else words[:77] + "..."
-
-
-def call_of(future: Submission[Any]) -> object:
-    """The callable of a submission that has not started; None where it just has."""
-    if future.args is not None:
-        return getattr(future, "fn", None)
-    call = getattr(future, "call", None)  # A Coalescer's run; the latest submit says what.
-    return None if call is None else call[0]

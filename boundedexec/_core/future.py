@@ -135,7 +135,7 @@ class Future(Submission[T]):
         if self.failure is not None:
             return self.failure.name
         executing = [each.fn for each in list(self.owner.workers) if each.future is self]
-        known = [fn for fn in (getattr(self, "fn", None), *executing) if fn is not None]
+        known = [fn for fn in (self.callee(), *executing) if fn is not None]
         return name_of(known[0]) if known else ""
 
     def __reduce__(self) -> str:

@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from .contexts import isolate, preset
-from .describing import call_of, shortened
+from .describing import shortened
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
@@ -402,7 +402,7 @@ def _may_start(worker: Worker, future: Submission[Any]) -> bool:
     if slots.recorder is not SILENT:
         # It may share the other look at the clock with the bodies before.
         worker.since = clock()
-        fn: Any = worker.fn if future.args is not None else call_of(future)
+        fn: Any = worker.fn if future.args is not None else future.callee()
         # Most are functions; `name_of` would take as long as all the rest of this.
         name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
         slots.recorder.started((

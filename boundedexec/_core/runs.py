@@ -67,6 +67,10 @@ class Run(Future[Any]):
         #: Whether a second submit has joined: then none of them can cancel it.
         self.shared = False
 
+    def callee(self) -> object:
+        call = self.call
+        return None if call is None else call[0]
+
     # As `_core.loop.LateCall`: what a worker calls, which has the claim.
 
     def start(self) -> Call:

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 
-from .describing import call_of, current_frames, describe, shortened, stack
+from .describing import current_frames, describe, shortened, stack
 from .locking import locked
 from .reporting import name_of
 from .slots import queue_now
@@ -56,7 +56,7 @@ class _Watched:
     def _log_body(self, worker: Worker) -> None:
         seconds = (clock() - worker.since) / _SECOND
         lines = stack(current_frames().get(worker.ident or 0), _LINES)
-        _logger.warning(
+        _warn(
             "a body has run for %.1f s: %s\n%s",
             seconds,
             describe(worker, None),
@@ -65,18 +65,23 @@ class _Watched:
 
     def _log_queued(self, slots: Slots, late: list[Submission[int]]) -> None:
         first = late[0]
-        call = name_of(call_of(first)) + shortened(first.args or (), first.kwargs or {})
+        call = name_of(first.callee()) + shortened(first.args or (), first.kwargs or {})
         holders = [worker for worker in _workers(slots) if worker.fn is not None]
         words = [describe(worker, None) for worker in holders[:_HOLDERS]]
         if len(holders) > _HOLDERS:
             words.append(f"and {len(holders) - _HOLDERS} more")
-        _logger.warning(
+        _warn(
             "waiting more than %.1f s for a slot: %d, the first is %s; the slots are held by %s",
             self.limit,
             len(late),
             call,
             ", ".join(words) or "no body",
         )
+
+
+def _warn(message: str, *args: object) -> None:
+    with contextlib.suppress(Exception):  # A broken handler of `logging`.
+        _logger.warning(message, *args)
 
 
 def _workers(slots: Slots) -> list[Worker]:
@@ -118,8 +123,7 @@ class _Watcher:
                 if slots is None or (slots.ending and not slots.workers):
                     self.watched.pop(key, None)
                 else:
-                    with contextlib.suppress(Exception):  # A broken handler of `logging`.
-                        each.look(slots)
+                    each.look(slots)
                 del slots
 
     def _goes_on(self) -> bool:

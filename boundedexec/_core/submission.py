@@ -226,6 +226,10 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         self.state = ENDING
         self.settle()
 
+    def callee(self) -> object:
+        """What is to be called; None where it has begun, or was cancelled."""
+        return getattr(self, "fn", None)
+
     def forget(self) -> None:
         """Keep nothing of what was to be called."""
         self.args = ()
@@ -268,15 +272,18 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             self.state = CANCELLED
         else:
             try:
-                self.settle()
+                self._become_cancelled()
             except BaseException:
-                self.settle()  # A Ctrl-C: no other thread would finish it.
+                self._become_cancelled()  # A Ctrl-C: no other thread would finish it.
                 raise
         if not HAS_GIL:
             locked(owner.count_cancelled, 1)
         if owner.recorder is not SILENT:
             owner.recorder.cancelled(self, fn)
         return True
+
+    def _become_cancelled(self) -> None:
+        self.settle()
 
     def cancel_even_if_shared(self) -> None:
         """Cancel it even if others want it: its service is shut down."""

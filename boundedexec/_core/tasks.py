@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .describing import call_of, shortened
+from .describing import shortened
 from .locking import locked
 from .reporting import name_of
 from .slots import owed, queue_now
@@ -53,7 +53,7 @@ class Sighting:
         self.state: State = state
         self.since = since
         self.worker = worker
-        self.fn = call_of(future) if worker is None else worker.fn
+        self.fn = future.callee() if worker is None else worker.fn
         self.args = future.args or ()
         self.kwargs = future.kwargs or {}
         node = None if worker is None else worker.node

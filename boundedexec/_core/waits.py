@@ -124,12 +124,18 @@ def as_completed(
 
     Yields each future once as it is done; raises `TimeoutError` when `timeout` seconds
     have passed since the first step. Each step lends the slot of the body that it is made
-    in, as `wait` for the first of them does.
+    in, as `wait` for the first of them does. Raises `TypeError` for what is not iterable.
     """
+    return _as_completed(set(fs), timeout)
+
+
+def _as_completed(
+    futures: set[concurrent.futures.Future[T]], timeout: float | None
+) -> Iterator[concurrent.futures.Future[T]]:
     deadline = None if timeout is None else time.monotonic() + timeout
-    waiting = _WaitForSeveral(set(fs), FIRST_COMPLETED)
+    waiting = _WaitForSeveral(futures, FIRST_COMPLETED)
     total = len(waiting.pending)
-    del fs
+    del futures
     try:
         waiting.listen()
         while waiting.pending:
