@@ -50,7 +50,11 @@ def lend_beside_a_cancel(world: World) -> None:
     what is cancelled already."""
     lends: list[None] = []
     recorder = world.package.rooms.recording.Recorder()
-    recorder.lent = lambda lender, future: lends.append(None)
+
+    def lent(*_: object) -> None:
+        lends.append(None)
+
+    recorder.lent = lent
     world.service()._slots.recorder = recorder
     inner: list[Any] = []
     known = Gate()
