@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._core.tasks import Task
     from .asking import dump_on_signal
     from .dumping import dump
+    from .groups import TaskGroup
     from .trace import Trace
 else:
     from ._core.future import Future
@@ -50,6 +51,7 @@ __all__ = [
     "Service",
     "Stats",
     "Task",
+    "TaskGroup",
     "ThreadPoolExecutor",
     "TimeoutError",
     "Trace",
@@ -79,10 +81,11 @@ for _public in (
     _public.__module__ = __name__
 
 
-#: What is loaded when somebody asks for it: the names for looking inside.
+#: What is loaded when somebody asks for it: for looking inside, and groups.
 _LATER = {
     "Stats": "_core.stats",
     "Task": "_core.tasks",
+    "TaskGroup": "groups",
     "Trace": "trace",
     "dump": "dumping",
     "dump_on_signal": "asking",

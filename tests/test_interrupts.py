@@ -30,7 +30,7 @@ from helpers import (
 )
 
 import boundedexec
-from boundedexec import Coalescer, DeadlockError, Service
+from boundedexec import Coalescer, DeadlockError, Service, TaskGroup
 
 #: A Ctrl-C that lands while a generator is closed is reported, and goes nowhere.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -324,6 +324,62 @@ def test_ctrl_c_in_the_submit_of_a_rerun_leaves_it_held_up() -> None:
             assert len(coalescer) == 0
 
     assert sweep(round_) > 10
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2])
+def test_ctrl_c_in_a_groups_block_and_at_its_end_loses_nothing(limit: int | None) -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(2) as (service, ledger):
+            with interrupted(ctrl_c), TaskGroup(service, limit=limit) as group:
+                for number in range(3):
+                    ledger.futures.append(group.submit(ledger.body, number))
+            if ctrl_c.delivered is None:
+                assert all(future.done() for future in ledger.futures)
+            assert not boundedexec.wait(ledger.futures, LIMIT).not_done
+
+    assert sweep(round_) > 50
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_ctrl_c_where_a_group_is_cancelled_loses_nothing(limit: int | None) -> None:
+    def round_(ctrl_c: CtrlC) -> None:
+        with sound(1) as (service, ledger), holding(service, 1):
+            group = TaskGroup(service, limit=limit)
+            group.__enter__()
+            for number in range(3):
+                ledger.futures.append(group.submit(ledger.body, number))
+            with interrupted(ctrl_c):
+                group.cancel()
+            group.cancel()
+            assert not boundedexec.wait(ledger.futures, LIMIT).not_done
+            assert not ledger.runs
+            group.__exit__(None, None, None)
+
+    assert sweep(round_) > 10
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no such signals here")
+@pytest.mark.parametrize("limit", [None, 1])
+def test_an_interrupt_at_the_end_of_a_block_waits_for_what_runs(
+    interrupt: Callable[[], None], limit: int | None
+) -> None:
+    started, over = threading.Event(), threading.Event()
+
+    def body() -> None:
+        started.set()
+        while not group.cancelled:
+            time.sleep(0.001)
+        over.set()
+
+    with Service(1) as service:
+        group = TaskGroup(service, limit=limit)
+        queued: list[Future[int]] = []
+        with pytest.raises(Interrupted), group:
+            group.submit(body)
+            queued.append(group.submit(int))
+            assert started.wait(LIMIT)
+            interrupt()
+        assert over.is_set() and queued[0].cancelled()
 
 
 # Real signals

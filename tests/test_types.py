@@ -100,6 +100,13 @@ def test_the_types_of_ordinary_calls_are_inferred(tmp_path: Path) -> None:
             assert_type(len(coalescer), int)
             assert_type("key" in coalescer, bool)
 
+            with boundedexec.TaskGroup(service, limit=2, timeout=1.5) as group:
+                assert_type(group, boundedexec.TaskGroup)
+                assert_type(group.submit(area, 3, unit="cm"), Future[str])
+                bound_in_the_block = group.submit(nothing)
+            assert_type(bound_in_the_block, Future[None])
+            assert_type(group.cancelled, bool)
+
             futures = [service.submit(int, n) for n in "123"]
             done, not_done = boundedexec.wait(futures, timeout=1.0, return_when=FIRST_COMPLETED)
             assert_type(done.pop().result(), int)
@@ -113,6 +120,8 @@ def test_the_types_of_ordinary_calls_are_inferred(tmp_path: Path) -> None:
             async def main() -> None:
                 loop = asyncio.get_running_loop()
                 assert_type(await loop.run_in_executor(service, area, 3), str)
+                async with boundedexec.TaskGroup(service) as group:
+                    assert_type(group.submit(int, "3"), Future[int])
                 assert_type(await asyncio.wrap_future(service.submit(area, 3)), str)
                 loop.set_default_executor(ThreadPoolExecutor())
 
@@ -151,6 +160,8 @@ WRONG = [
     'coalescer.submit("key", area)',
     "Coalescer[str](3)",
     "Coalescer[list[int]](service).submit([], nothing)",
+    'boundedexec.TaskGroup(service).submit(area, "3")',
+    "boundedexec.TaskGroup(3)",
     "ThreadPoolExecutor(2).submit(area, 1, depth=3)",
     'text: str = service.submit(int, "1")',
     'number: str = service.submit(int, "1").result()',

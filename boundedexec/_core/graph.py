@@ -63,7 +63,7 @@ class Node(Sleeper):
         """Have what it waits for tell it."""
 
     def next_queued(self, slots: Slots) -> Submission[Any] | None:
-        """The first of `pending` that is queued for `slots`, always those of the body."""
+        """The first of `pending` that is queued for `slots`, the body's own."""
         if self._maybe_queued is None:
             self._maybe_queued = OrderedDict.fromkeys(self.pending)
         while self._maybe_queued:
@@ -244,7 +244,7 @@ def _leads(
 
 def _is_lent_to(node: Node, future: Submission[Any]) -> bool:
     """Whether the body that waits in `node` has lent its slot to `future`, and no worker has
-    fetched both yet. A second slot would come back unused, and be lent to the next one."""
+    fetched the lend yet. A second slot would come back unused, and be lent to the next one."""
     worker = node.worker
     return worker is not None and worker.lend is not None and worker.lend.future is future
 
@@ -296,7 +296,7 @@ def _direct(worker: Worker) -> Iterator[Node]:
     """The waits for what `worker` executes, or for what follows it."""
     future = worker.future
     for debt in worker.debts:
-        # It waits for this alone, and need not have made a Watch for that.
+        # It waits for what this executes, and need not have made a Watch for that.
         node = debt.lender.node
         if node is not None and future in node.pending:
             yield node

@@ -1,7 +1,6 @@
 """Lending: moves the slot of a body that waits to what it waits for, and back.
 
-All of it is under `guard.lock`, on threads that execute bodies or have just done so; but
-for `fetch`'s caller nobody else. Where a slot can go is decided by `graph`.
+All of it is under `guard.lock`. Where a slot can go is decided by `graph`.
 """
 
 from __future__ import annotations

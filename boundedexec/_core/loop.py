@@ -2,7 +2,7 @@
 
 A worker runs it on a thread of its own, where Python raises no `KeyboardInterrupt`. What
 may come all the same is an exception set from outside (`PyThreadState_SetAsyncExc`), at
-any step: `bury` then finds in the worker's fields what it had taken.
+any step: `_bury` then finds in the worker's fields what it had taken.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def _idles(worker: Worker) -> bool:
     if slots.dead and not slots.queue:
         exactly(slots.drop_dead)
     # explore: idle-signalled
-    worker.signalled = True  # Who takes it out of `free` wakes it with the signal.
+    worker.signalled = True  # Where `signal` takes it out of `free`, that is with the signal.
     # Idle and free in one step. From here on it looks for what others may have added
     # before they could see this.
     slots.free.append(worker.wake)  # explore: idle-and-free
@@ -248,7 +248,7 @@ def _is_taken_out(worker: Worker) -> bool:
 
 
 def _leave_slot(worker: Worker) -> None:
-    """Have the slot of a worker that is about to end free, with one that can be started."""
+    """Have the slot of a worker that is about to end free, with another worker."""
     slots = worker.slots
     worker.signalled = False
     if worker.slot:

@@ -83,8 +83,8 @@ def _refuses(slots: Slots) -> bool:
 def start_queued(slots: Slots, future: Submission[Any]) -> None:
     """A submission was queued, so look: see to it that it is started when it may be.
 
-    Takes no lock. What it raises, but for a Ctrl-C, says that the submission was not
-    accepted; the claim is the caller's then.
+    Takes no lock, but where no thread can be started or it is refused. What it raises, but
+    for a Ctrl-C, says that the submission was not accepted; the claim is the caller's then.
     """
     # For a shutdown first: it may have returned meanwhile, and then no thread may be woken
     # any more; if not, it sees what is queued.

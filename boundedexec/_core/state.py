@@ -77,7 +77,7 @@ class Worker(ListedThread):
         #: Released by `wake`, once for each time it is taken out of `free` or `spare`.
         self.gate = _thread.allocate_lock()
         self.gate.acquire()
-        #: [lock, but for going on from one body to the next] Whether it holds a slot.
+        #: [lock] Whether it holds a slot.
         #: True also while it stands in `free`: the thread that wakes it there gives it the slot.
         self.slot = False
         #: Whether the signal comes with the next wake-up, or has come and was not consumed.
@@ -261,8 +261,8 @@ class Slots(Owner):
 
     def _empty_queue(self) -> None:
         #: [lock] How many there are: those in `free` and those that workers hold. Where
-        #: `free` is empty and this is less than `bound`, the worker that took the last
-        #: entry is about to open one more.
+        #: `free` is empty and this is less than `bound`, a worker that was just woken is
+        #: about to open one more.
         self.opened = 0
         #: One entry for each free slot: an idle worker, or one that can be started. The last
         #: is taken first, so that surplus threads age; those not started come first.

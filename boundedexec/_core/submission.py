@@ -213,6 +213,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     def claim(self) -> bool:
         """Have the right to start, fail or cancel it; False where another thread has."""
         try:
+            # Kept until the state is stored: with its last reference user code may run.
+            fn = self.fn  # noqa: F841
             del self.fn  # explore: take-claims
             self.state = RUNNING
         except AttributeError:
@@ -252,7 +254,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         if self.watch is not None:
             headroom()
         try:
-            fn = self.fn
+            fn = self.fn  # As in `claim`.
             del self.fn  # explore: cancel-claims
             self.state = CANCELLING
         except AttributeError:
@@ -323,8 +325,8 @@ def install(future: AnyFuture, waiter: object) -> None:
         return
     made = Watch()
     made.waiters.append(waiter)
-    # Under its lock, for the thread that made the Watch holds that until it knows whether
-    # it came too late.
+    # Under its lock, in which `_close` copies the waiters and makes the state final: one that
+    # was added in between would be in neither.
     watch = future.watched(made)
     if watch is not made:
         holding(watch.lock, watch.waiters.append, waiter)  # explore: install-under-lock

@@ -218,3 +218,25 @@ def test_the_repr_of_a_large_argument_is_not_made_for_a_failure() -> None:
         del future
     check_slots(service, 1)
     assert made == []
+
+
+@pytest.mark.parametrize("ask", [Future.cancel, Future.cancelled, Future.done])
+def test_a_callable_whose_end_asks_its_future(ask: Callable[[Future[Any]], bool]) -> None:
+    # The last reference goes in `cancel`: what `__del__` asks there is answered.
+    answers: list[bool] = []
+    futures: list[Future[Any]] = []
+
+    class Mortal:
+        def __call__(self) -> None: ...
+
+        def __del__(self) -> None:
+            answers.append(getattr(futures[0], ask.__name__)())
+
+    with new_service(1) as service:
+        gate = Gate()
+        service.submit(gate)
+        futures.append(service.submit(Mortal()))
+        assert futures[0].cancel()
+        gate.open()
+        assert service.block_till_done(LIMIT)
+    assert answers == [True]

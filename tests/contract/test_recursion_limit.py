@@ -7,13 +7,14 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from contract_helpers import LIMIT, Gate, near_the_limit, new_service, slots_fault
+from contract_helpers import LIMIT, Gate, in_thread, near_the_limit, new_service, slots_fault
 
 import boundedexec
-from boundedexec import Coalescer, Service
+from boundedexec import Coalescer, Service, TaskGroup
 
 #: How many frames are left, about: from too few for anything to enough for all.
 SLACKS = [*range(2, 13), *range(14, 41, 2)]
@@ -446,3 +447,29 @@ def test_a_callback_near_the_limit_leaves_a_usable_service() -> None:
         gate.open()
         fault = slots_fault(service, 1, 3, BRIEFLY)
         assert fault == "", f"slack {slack}: {fault}"
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("what", ["submit", "cancel", "the end"])
+def test_a_group_near_the_limit_leaves_no_future_unresolved(limit: int | None, what: str) -> None:
+    for slack in [*SLACKS, *range(42, 71, 4)]:
+        service = new_service(1)
+        futures: list[Any] = []
+        group = TaskGroup(service, limit=limit)
+        acts: dict[str, Callable[[], object]] = {
+            "submit": partial(group.submit, int),
+            "cancel": group.cancel,
+            "the end": partial(group.__exit__, None, None, None),
+        }
+        in_thread(partial(_use_near_the_limit, group, futures, acts[what], slack))
+        assert all(future.done() for future in futures), f"slack {slack}"
+        fault = slots_fault(service, 1, 3, BRIEFLY)
+        assert fault == "", f"slack {slack}: {fault}"
+
+
+def _use_near_the_limit(
+    group: TaskGroup, futures: list[Any], act: Callable[[], object], slack: int
+) -> None:
+    with group:
+        futures += [group.submit(int) for _ in range(3)]
+        call_near_the_limit(slack, act)
