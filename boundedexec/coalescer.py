@@ -22,7 +22,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from ._core.graph import ring_waiters
 from ._core.locking import headroom
-from ._core.outstanding import check_idle
+from ._core.outstanding import leave_transit
 from ._core.pool import admitting, check_accepts, start_queued
 from ._core.recording import SILENT
 from ._core.reporting import Failure
@@ -179,12 +179,14 @@ class Coalescer(Generic[K]):
             over = True
             raise
         finally:
-            if slots is not None:
-                slots.in_transit.discard(run)
-                if slots.observers:
-                    check_idle(slots)
-            if over:
-                self._follow(run)
+            try:
+                if slots is not None:
+                    leave_transit(slots, run)
+            finally:
+                if slots is not None:
+                    slots.in_transit.discard(run)  # A Ctrl-C came first: nobody else would.
+                if over:
+                    self._follow(run)
         return run if joined is None else joined
 
     def _give(self, run: Run, *, owed: bool) -> bool:

@@ -126,9 +126,9 @@ def _serve(worker: Worker) -> None:
         if not slots.queue:
             break
         _look_at_clock(worker)
-        try:  # explore: take-then-consume
+        try:
             # Into the field at once: an exception from outside cannot come in between.
-            for worker.future in worker.pops:  # noqa: B020
+            for worker.future in worker.pops:  # noqa: B020  # explore: take-then-consume
                 if worker.signalled:
                     _consume_signal(worker)
                 future: Any = worker.future

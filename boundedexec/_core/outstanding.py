@@ -24,7 +24,6 @@ def _is_idle(slots: Slots) -> bool:
         and len(slots.free) == slots.opened  # explore: idle-slots
         and not slots.unslotted  # explore: idle-unslotted
         and not slots.in_transit  # explore: idle-in-transit
-        and not slots.queue  # explore: idle-queue-again
     )
 
 
@@ -42,6 +41,15 @@ class _SleepingThread(Sleeper, Observer):
 
     def notify(self) -> None:
         self.ring()
+
+
+def leave_transit(slots: Slots, mark: object) -> None:
+    """What was `in_transit` is over, or outstanding otherwise. Harmless when repeated."""
+    # Under the lock: what is in transit while `_is_idle` looks at the slots still is when it
+    # looks here, though by then a worker may have taken it.
+    locked(slots.in_transit.discard, mark)  # explore: transit-locked
+    if slots.observers:
+        check_idle(slots)  # explore: failed-notifies
 
 
 def wait_idle(slots: Slots, timeout: float | None = None) -> bool:
@@ -88,6 +96,8 @@ def fail_all(slots: Slots, error: Callable[[], BaseException], name: str) -> Non
                 exactly(slots.count_failed)
                 future.fail(error(), name)
     finally:
-        exactly(slots.drop_dead)
-        slots.in_transit.discard(mark)
-        check_idle(slots)  # explore: failed-notifies
+        try:
+            exactly(slots.drop_dead)
+            leave_transit(slots, mark)
+        finally:
+            slots.in_transit.discard(mark)  # A Ctrl-C came first: nobody else would.

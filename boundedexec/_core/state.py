@@ -301,9 +301,10 @@ class Slots(Owner):
         #: [lock] Bodies that have no slot and have lent none: they are outstanding though
         #: neither the queue nor a slot says so.
         self.unslotted: set[Worker] = set()
-        #: What else is outstanding: runs of a Coalescer that others can join and that are not
-        #: queued yet, and what was taken out of the queue to fail. One entry for each thread
-        #: that does so, and written by it.
+        #: What else is outstanding: runs of a Coalescer that others can join and that a
+        #: `submit` of a subclass has not queued yet, and what was taken out of the queue to
+        #: fail. One entry for each thread that does so, and written by it; under the lock
+        #: where it is taken out.
         self.in_transit: set[object] = set()
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}

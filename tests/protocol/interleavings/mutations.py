@@ -53,7 +53,7 @@ MUTATIONS = [
     Mutation(
         "take-then-consume",
         "a worker consumes the signal before it takes a submission",
-        "swap",
+        "for worker.future in worker.signalled and _consume_signal(worker) or worker.pops:",
         "one_submission_one_thread",
     ),
     Mutation(
@@ -270,9 +270,9 @@ MUTATIONS = [
         "idle_beside_a_join",
     ),
     Mutation(
-        "idle-queue-again",
-        "the queue is not looked at after what is being handed over",
-        "cut",
+        "transit-locked",
+        "what was handed over leaves while another thread looks what is outstanding",
+        "slots.in_transit.discard(mark)",
         "idle_beside_a_join",
     ),
     Mutation(
@@ -385,7 +385,7 @@ MUTATIONS = [
         "queued-by-claim",
         "without a GIL, a slot is lent to what is claimed and has no state yet",
         "return isinstance(future, Submission) and future.state == 'PENDING'"
-        " and isinstance(future.owner, Slots) and not future.owed",
+        " and isinstance(future.owner, Slots) and future.predecessor is None",
         "lend_beside_a_cancel",
         "free",
     ),

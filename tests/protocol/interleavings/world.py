@@ -69,11 +69,12 @@ class World:
         #: What else holds at the end.
         self.after: list[Callable[[], None]] = []
 
-    def service(self, max_workers: int = 1, **settings: Any) -> Any:
-        """A Service, made in one step."""
+    def service(self, max_workers: int = 1, kind: Any = None, **settings: Any) -> Any:
+        """A Service, or a subclass, made in one step."""
         before, Run.current = Run.current, None
         try:
-            service = self.package.Service(max_workers, **{"idle_timeout": None, **settings})
+            settings.setdefault("idle_timeout", None)
+            service = (kind or self.package.Service)(max_workers, **settings)
         finally:
             Run.current = before
         service._slots.service = None  # Nothing happens when it is dropped.
