@@ -122,9 +122,7 @@ class CtrlC:
             self._left -= 1
             if self._left < 0:
                 file = Path(frame.f_code.co_filename).name
-                self.delivered = (
-                    f"{frame.f_code.co_name}, {file}:{frame.f_lineno}+{frame.f_lasti}"
-                )
+                self.delivered = f"{frame.f_code.co_name}, {file}:{frame.f_lineno}+{frame.f_lasti}"
                 self._looks.forget()
                 time.sleep(self.pause)
                 raise KeyboardInterrupt

@@ -222,9 +222,7 @@ def test_an_arrow_leads_from_the_body_that_waits_to_what_it_waits_for(
         assert [arrow["tid"] for arrow in arrows] == [body["tid"]]
 
 
-def test_what_is_not_over_is_shown_up_to_the_end(
-    new_service: NewService, tmp_path: Path
-) -> None:
+def test_what_is_not_over_is_shown_up_to_the_end(new_service: NewService, tmp_path: Path) -> None:
     service = new_service(1)
     with Trace(service) as trace, holding(service):
         service.submit(pow, 2, 3)

@@ -161,9 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         help="record what its pools do, and write that to FILE at the end: a picture if it ends "
         "in .svg, the Trace Event format, for https://ui.perfetto.dev, if in .json",
     )
-    parser.add_argument(
-        "--quiet", action="store_true", help="write no report to standard error"
-    )
+    parser.add_argument("--quiet", action="store_true", help="write no report to standard error")
     return parser
 
 
@@ -334,9 +332,7 @@ def _take_us_out_of(error: BaseException) -> None:
     sys.excepthook = show
 
 
-def _show_both(
-    failure: BaseException, error: BaseException, trace: TracebackType | None
-) -> None:
+def _show_both(failure: BaseException, error: BaseException, trace: TracebackType | None) -> None:
     """The hook that was to show `error` has failed: say so as the interpreter does, which
     would show the frames that `error` has come through since."""
     assert failure.__traceback__ is not None

@@ -157,9 +157,7 @@ class _Drawing:
         group: list[Span] = []
         for span in spans:
             narrow = self._x(span.end) - self._x(span.start) < _NARROW
-            if group and not (
-                narrow and self._x(span.start) - self._x(group[-1].end) < _NARROW
-            ):
+            if group and not (narrow and self._x(span.start) - self._x(group[-1].end) < _NARROW):
                 yield group
                 group = []
             group.append(span)

@@ -344,9 +344,7 @@ def a_chain_to_a_resuming_body(world: World) -> None:
 
     def second() -> None:
         gate.open()
-        between = world.submit(
-            "between", lambda: world.without_slot(first[0].result, other), other
-        )
+        between = world.submit("between", lambda: world.without_slot(first[0].result, other), other)
         world.without_slot(between.result)
 
     world.submit("second", second)
