@@ -214,7 +214,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         """Have the right to start, fail or cancel it; False where another thread has."""
         try:
             # Kept until the state is stored: with its last reference user code may run.
-            fn = self.fn  # noqa: F841
+            _kept = self.fn
             del self.fn  # explore: take-claims
             self.state = RUNNING
         except AttributeError:

@@ -114,7 +114,7 @@ def idle_beside_a_join(world: World) -> None:
         def submit(self, *call: Any) -> Any:
             entered.open()
             asked.wait()
-            return super().submit(*call)
+            return base.submit(self, *call)
 
     service = world.service(kind=Overriding)
     coalescer = world.package.Coalescer(service)
