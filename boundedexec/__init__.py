@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .asking import dump_on_signal
     from .dumping import dump
     from .groups import TaskGroup
+    from .trace import Trace
 else:
     from ._core.future import Future
 
@@ -53,6 +54,7 @@ __all__ = [
     "TaskGroup",
     "ThreadPoolExecutor",
     "TimeoutError",
+    "Trace",
     "as_completed",
     "debug",
     "dump",
@@ -84,6 +86,7 @@ _LATER = {
     "Stats": "_core.stats",
     "Task": "_core.tasks",
     "TaskGroup": "groups",
+    "Trace": "trace",
     "dump": "dumping",
     "dump_on_signal": "asking",
 }

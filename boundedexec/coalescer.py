@@ -14,6 +14,7 @@ import operator
 import os
 import threading
 import weakref
+from _thread import get_ident
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
 from functools import partial
@@ -23,6 +24,7 @@ from ._core.graph import ring_waiters
 from ._core.locking import headroom
 from ._core.outstanding import leave_transit
 from ._core.pool import admitting, check_accepts, start_queued
+from ._core.recording import SILENT
 from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
@@ -144,8 +146,8 @@ class Coalescer(Generic[K]):
         assert slots is not None
         if slots.free and slots.quiet:
             headroom(8)  # A worker is to be woken.
-        if slots.recorder is not None:
-            slots.recorder.submitted(run)
+        if slots.recorder is not SILENT:
+            run.submitter = get_ident()
         try:
             joined = self._runs.enter(run, content)
             if joined is not None:

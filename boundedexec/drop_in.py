@@ -82,9 +82,7 @@ class _WorkQueue:
 
 def _copied(function: Any) -> Any:
     """Another function with the same code; it costs what the first does."""
-    copy: Any = FunctionType(
-        function.__code__, function.__globals__, closure=function.__closure__
-    )
+    copy: Any = FunctionType(function.__code__, function.__globals__, closure=function.__closure__)
     update_wrapper(copy, function)
     del copy.__wrapped__
     return copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -91,6 +92,17 @@ def test_every_part_says_what_it_did_beside_the_pool(tree: Path) -> None:
     assert re.search(r"Coalescer on a Service: [\d,]+ submits, [\d,]+ runs?, ", output)
     assert "each file's last run saw its last change" in unwrapped(output)
     assert re.search(rf"^3\. storm +{time} +{time}$", output, re.MULTILINE)
+
+
+def test_a_trace_has_every_body_of_the_services(tree: Path, tmp_path: Path) -> None:
+    done = run("demo", "--limit", "1", "--trace", tmp_path / "demo.json", tree)
+    assert (done.returncode, done.stderr) == (0, "")
+    events = json.loads((tmp_path / "demo.json").read_text())["traceEvents"]
+    kinds = {event["cat"] for event in events if "cat" in event}
+    assert {"submit", "body", "waits", "lends"} <= kinds
+    done = run("demo", "--trace", tmp_path / "demo.txt", tree)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "must end in .json or .svg" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("columns", [40, 60, 200])

@@ -196,7 +196,8 @@ def test_a_wrong_command_line_is_status_2(words: str, tmp_path: Path) -> None:
 def test_help_is_ours_before_the_program() -> None:
     done = python(*RUN, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for option in ("--workers N", "--report FILE", "--quiet", "-c CODE", "-m MODULE"):
+    ours = ("--workers N", "--report FILE", "--trace FILE", "--quiet", "-c CODE", "-m MODULE")
+    for option in ours:
         assert option in done.stdout
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,44 @@ def test_a_report_that_cannot_be_written_at_the_end_goes_to_standard_error(tmp_p
     why, report = said(done)
     assert why.startswith("boundedexec: can't write ")
     assert why.endswith("folder/it': No such file or directory")
+    assert report.startswith("boundedexec: 1 service, 1 submission, ")
+
+
+# The trace.
+
+
+@pytest.mark.parametrize("option", [["--trace", "it.json"], ["--trace=it.json"]])
+def test_what_the_pools_did_is_in_the_trace(option: list[str], tmp_path: Path) -> None:
+    source = USES + "print(sys.argv); os.chdir('/'); 1 / 0"
+    done = python(*RUN, *option, "-c", source, "--trace", "x", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "8\n['-c', '--trace', 'x']\n")
+    assert said(done)[0].startswith("boundedexec: 1 service, 1 submission, ")
+    events = json.loads((tmp_path / "it.json").read_text())["traceEvents"]
+    assert [event["name"] for event in events if event.get("cat") == "body"] == ["pow"]
+
+
+def test_a_trace_is_a_picture_where_its_name_says_so(tmp_path: Path) -> None:
+    done = python(*RUN, "--quiet", "--trace", "it.svg", "-c", USES, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "8\n", "")
+    assert "pow" in (tmp_path / "it.svg").read_text(encoding="utf-8")
+
+
+def test_a_trace_that_cannot_be_written_is_said_before_the_program_starts(tmp_path: Path) -> None:
+    for file, why in ("missing/it.svg", "can't write "), ("it.png", "must end in .json or .svg"):
+        done = python(*RUN, "--trace", file, "-c", "print('started')", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "argument --trace: " in done.stderr
+        assert why in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trace_that_cannot_be_written_at_the_end_is_said_in_a_line(tmp_path: Path) -> None:
+    source = USES + "os.remove('folder/it.svg'); os.rmdir('folder')"
+    (tmp_path / "folder").mkdir()
+    done = python(*RUN, "--trace", "folder/it.svg", "-c", source, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "8\n")
+    why, report = said(done)
+    assert why.startswith("boundedexec: can't write ")
     assert report.startswith("boundedexec: 1 service, 1 submission, ")
 
 

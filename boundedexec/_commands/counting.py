@@ -8,11 +8,8 @@ under its own number.
 from __future__ import annotations
 
 from _thread import get_ident
-from concurrent.futures import Future
-from time import monotonic
-from typing import Any
 
-from .._core.recording import Recorder, recording
+from .._core.recording import Recorder, Start, recording
 
 
 class Counts(Recorder):
@@ -41,7 +38,7 @@ class Counts(Recorder):
 
     @property
     def submissions(self) -> int:
-        """How many submissions were accepted."""
+        """How many submissions were accepted, and have started or were cancelled."""
         return sum(self._submissions.values())
 
     @property
@@ -57,24 +54,23 @@ class Counts(Recorder):
     def made(self) -> None:
         _increment(self._services)
 
-    def submitted(self, future: Future[Any]) -> None:
-        vars(future)["submitted_at"] = monotonic()
+    def started(self, start: Start) -> None:
+        _increment(self._submissions)
+        waited = (start[1] - start[2]) / 1e9
+        thread = get_ident()
+        self._longest[thread] = max(self._longest.get(thread, 0.0), waited)
+
+    def cancelled(self, future: object, fn: object) -> None:
         _increment(self._submissions)
 
-    def started(self, future: Future[Any]) -> None:
-        asked: float | None = vars(future).pop("submitted_at", None)
-        if asked is not None:
-            thread = get_ident()
-            self._longest[thread] = max(self._longest.get(thread, 0.0), monotonic() - asked)
-
-    def began(self, thread: object) -> None:
-        self._alive[thread] = None
+    def began(self, worker: object) -> None:
+        self._alive[worker] = None
         self._numbers.add(len(self._alive))
 
-    def ended(self, thread: object) -> None:
-        self._alive.pop(thread, None)
+    def ended(self, worker: object) -> None:
+        self._alive.pop(worker, None)
 
-    def lent(self) -> None:
+    def lent(self, worker: object, future: object) -> None:
         self.lends += 1
 
     def refused_circle(self) -> None:

@@ -36,6 +36,7 @@ from .._core.pool import all_idle, signal_on_its_way
 from ..drop_in import set_default_workers
 from ..installing import install
 from .counting import Counts, count
+from .files import trace_file, writable
 
 _PROGRAM = "python -m boundedexec run"
 
@@ -74,6 +75,10 @@ def main(arguments: Sequence[str]) -> int:
         set_default_workers(args.workers)
     if args.report is not None or not args.quiet:
         atexit.register(_report, count(), os.getpid(), args.report)
+    if args.trace is not None:
+        from ..trace import record_until_exit  # noqa: PLC0415  # Seldom asked for.
+
+        record_until_exit(args.trace)
     install()
     try:
         exec(_FINDERS[program.option](program.name, program.arguments, module), vars(module))
@@ -123,14 +128,14 @@ def _end_of_ours(arguments: Sequence[str]) -> int:
         argument = arguments[index]
         if argument == "-" or argument[:2] in ("-m", "-c") or not argument.startswith("-"):
             return index
-        index += 2 if argument in ("--workers", "--report") else 1
+        index += 2 if argument in ("--workers", "--report", "--trace") else 1
     return len(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        usage="%(prog)s [-h] [--workers N] [--report FILE] [--quiet]"
+        usage="%(prog)s [-h] [--workers N] [--report FILE] [--trace FILE] [--quiet]"
         " (SCRIPT | -m MODULE | -c CODE | -) [ARGS ...]",
         description="Run a program as it is, from a file, a module, CODE or standard input, as "
         "python does. Its concurrent.futures.ThreadPoolExecutor, wait and as_completed are "
@@ -145,13 +150,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--report",
-        type=_writable,
+        type=writable,
         metavar="FILE",
         help="write the report to FILE instead",
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="write no report to standard error"
+        "--trace",
+        type=trace_file,
+        metavar="FILE",
+        help="record what its pools do, and write that to FILE at the end: a picture if it ends "
+        "in .svg, the Trace Event format, for https://ui.perfetto.dev, if in .json",
     )
+    parser.add_argument("--quiet", action="store_true", help="write no report to standard error")
     return parser
 
 
@@ -163,16 +173,6 @@ def _positive(text: str) -> int:
     if number <= 0:
         raise argparse.ArgumentTypeError(f"must be a number of threads, 1 or more, not {text!r}")
     return number
-
-
-def _writable(path: str) -> str:
-    """The full path, for the program may change its directory. Whether it can be written is
-    known before an hour has passed; and no report of an earlier program stays there."""
-    try:
-        open(path, "w").close()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"can't write {path!r}: {error.strerror}") from None
-    return os.path.abspath(path)
 
 
 def _find_code(source: str, arguments: list[str], module: ModuleType) -> CodeType:
@@ -332,9 +332,7 @@ def _take_us_out_of(error: BaseException) -> None:
     sys.excepthook = show
 
 
-def _show_both(
-    failure: BaseException, error: BaseException, trace: TracebackType | None
-) -> None:
+def _show_both(failure: BaseException, error: BaseException, trace: TracebackType | None) -> None:
     """The hook that was to show `error` has failed: say so as the interpreter does, which
     would show the frames that `error` has come through since."""
     assert failure.__traceback__ is not None

@@ -50,8 +50,7 @@ def block(node: Node, deadline: float | None) -> bool:
         circle = _block(node, body, deadline)
         if not circle:
             return node.over()
-        if body.slots.recorder is not None:
-            body.slots.recorder.refused_circle()
+        body.slots.recorder.refused_circle()
         names = " -> ".join(describe(each.worker, each.frame) for each in circle)
         del circle
     finally:
@@ -67,6 +66,7 @@ def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
     try:
         with guard.lock:
             graph.enter(node, body)
+            body.slots.recorder.waits(body, node)
             circle = lend_for(node)
         while not (circle or node.over()) and node.lock.acquire(True, seconds_left(deadline)):
             if node.over():
@@ -80,6 +80,7 @@ def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
         return circle
     finally:
         _leave(node, body, deadline, had_slot)
+        body.slots.recorder.goes_on(body)
         del node, body  # A traceback may hold this frame.
 
 
@@ -87,7 +88,7 @@ def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> 
     with guard.lock:
         graph.leave(node)
         late = deadline is not None and not node.over()
-        if late and body.slots.recorder is not None and _needs_slot(node, body):
+        if late and _needs_slot(node, body):
             body.slots.recorder.ran_out()
         # Without one from the start, its slot is yielded, or with an earlier borrower.
         if body.slot or withdraw(body) or not had_slot:  # explore: leave-withdraws
@@ -129,6 +130,7 @@ def resume(body: Worker, deadline: float | None = None) -> None:
             lend_for(node)
         except RuntimeError:
             pass  # No thread for what it could lend; it goes on waiting.
+        slots.recorder.resumes(body)
     try:
         while not body.slot and node.lock.acquire(True, seconds_left(deadline)):
             pass
@@ -158,6 +160,7 @@ class SlotYielded:
             if body.slot:
                 body.slot = False
                 free_slot(body.slots)  # explore: yield-frees
+        body.slots.recorder.yielded(body)
         look(body.slots)  # explore: yielded-so-look
 
     def __exit__(self, *exception: object) -> None:
@@ -167,5 +170,6 @@ class SlotYielded:
             # The block may outlive its body, in a generator that something keeps.
             if body is not None and current_body() is body and body.future is future:
                 resume(body)
+                body.slots.recorder.resumed(body)
         finally:
             del exception, body, future

@@ -209,9 +209,7 @@ def explore(start: Node, *, past_queues: bool = False) -> Reach:
     return reach
 
 
-def _leads(
-    place: Place, past_queues: bool, targets: list[Target]
-) -> tuple[list[Place], int]:
+def _leads(place: Place, past_queues: bool, targets: list[Target]) -> tuple[list[Place], int]:
     """What `place` waits for that waits itself, and how many of those must be able to end."""
     if isinstance(place, Slots):
         return _holders(place)

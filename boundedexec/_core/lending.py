@@ -105,8 +105,7 @@ def _lend(lender: Worker, target: Target) -> None:
         borrower.debts.append(lend)  # explore: lend-to-resuming
         grant(borrower)
     lender.lend, lender.slot = lend, False
-    if slots.recorder is not None:
-        slots.recorder.lent()
+    slots.recorder.lent(lender, future if borrower is None else borrower.future)
 
 
 def withdraw(lender: Worker) -> bool:
@@ -181,6 +180,7 @@ def lend_on(worker: Worker) -> bool:
         return False
     while (future := node.next_queued(worker.slots)) is not None:
         if _start(worker, future):
+            lender.slots.recorder.lent(lender, future)
             return True
     return False
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
+from types import FunctionType
 from typing import Any, Protocol
 
 from .contexts import isolate, preset
@@ -18,6 +19,7 @@ from .describing import shortened
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
+from .recording import SILENT
 from .reporting import Failure, name_of, report
 from .slots import free_slot, hand_out, keep, look, open_one
 from .state import SIGNAL, Slots, Worker, current_worker
@@ -52,8 +54,7 @@ def work(worker: Worker) -> None:
     """All that the thread of a worker does."""
     current_worker.set(worker)
     slots = worker.slots
-    if slots.recorder is not None:
-        slots.recorder.began(worker)
+    slots.recorder.began(worker)
     try:
         if slots.settings.initializer is not None:
             _initialize(worker, slots.settings.initializer)
@@ -66,8 +67,7 @@ def work(worker: Worker) -> None:
         _bury(worker, exception)
     finally:
         current_worker.set(None)
-        if slots.recorder is not None:
-            slots.recorder.ended(worker)
+        slots.recorder.ended(worker)
         end_one(slots)  # explore: end-ends-next
         check_idle(slots)
 
@@ -399,8 +399,16 @@ def _may_start(worker: Worker, future: Submission[Any]) -> bool:
         worker.future = worker.fn = None
         worker.failed += 1
         return False
-    if slots.recorder is not None:
-        slots.recorder.started(future)
+    if slots.recorder is not SILENT:
+        # It may share the other look at the clock with the bodies before.
+        worker.since = clock()
+        fn: Any = worker.fn if future.args is not None else future.callee()
+        # Most are functions; `name_of` would take as long as all the rest of this.
+        name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
+        slots.recorder.started((
+            worker, worker.since, future.serial, future.submitter,
+            worker.failed, worker.idled, name,
+        ))  # fmt: skip
     return True
 
 

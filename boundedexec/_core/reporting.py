@@ -76,7 +76,10 @@ def name_of(fn: object) -> str:
     """What a person calls `fn`. Never its `repr`, which may be large, slow or broken."""
     try:
         for _ in range(8):  # A `functools.partial`, also of another, by what it calls.
-            fn = getattr(fn, "func", fn)
+            inner = getattr(fn, "func", fn)
+            if inner is fn:
+                break
+            fn = inner
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
     except BaseException:
         return type(fn).__qualname__

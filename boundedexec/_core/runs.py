@@ -98,7 +98,8 @@ class Run(Future[Any]):
             self.cancel_even_if_shared()
             return
         self.predecessor = None
-        self.serial = clock()
+        asked, self.serial = self.serial, clock()
+        slots.recorder.rerun(self, asked)
         slots.queue.append(self)
         ring_waiters(self)  # explore: queued-rings
         look(slots)
@@ -260,8 +261,9 @@ class Runs:
     def cancel(self, run: Run) -> bool:
         """Claim a run that has not begun, and have it follow no other."""
         before = run.predecessor if isinstance(run.predecessor, Run) else None
+        call = run.call
         # Nothing is called from here on.
-        if run.shared or run.call is None:
+        if run.shared or call is None:
             return False
         try:
             del run.fn  # explore: run-cancel-claims
@@ -272,6 +274,7 @@ class Runs:
         except AttributeError:
             return False
         exactly(self.owner.count_cancelled, isinstance(self.owner, Slots) and before is None)
+        self.owner.recorder.cancelled(run, call[0])
         return True
 
     @_alone

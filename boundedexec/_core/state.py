@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .debugging import debugging
 from .locking import guard
-from .recording import Recorder, recording
+from .recording import SILENT, Recorder, recording
 from .submission import Owner, Submission, clock
 from .threads import ListedThread, PerThread
 
@@ -224,15 +224,14 @@ class Slots(Owner):
         #: [lock] How many slots there may be.
         self.bound = UNBOUNDED if max_workers is None else max_workers
         self.propagate = settings.propagate
-        #: Whether there is more to do for a submission than usual: with `max_queued`, a
-        #: `recorder` or debugging, and once there is a `refusal`.
-        self.checked = (
-            settings.max_queued is not None or recording.recorder is not None or debugging.on
-        )
         #: Whether wrappers of the stdlib's `submit` take effect here; see `wrapping`.
         self.wrappable = False
         #: Why nothing more is accepted; set once, before `checked`.
         self.refusal: Callable[[], Exception] | None = None
+        #: Told of what happens; see `recording`. [lock] Set before `checked`.
+        self.recorder: Recorder = recording.recorder
+        #: Whether there is more to do for a submission than usual.
+        self.checked = self.needs_checks()
         #: Until when bodies may submit all the same, on the monotonic clock.
         self.grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
@@ -240,8 +239,6 @@ class Slots(Owner):
         self.broken = False
         #: Whether a thread with nothing to do ends.
         self.ending = False
-        #: Counts for `run`; see `recording`.
-        self.recorder: Recorder | None = recording.recorder
         #: The Service, for the child of a fork; its end is the reference's callback.
         self.service: weakref.ref[Any] | None = None
         self._numbers = itertools.count()
@@ -311,6 +308,22 @@ class Slots(Owner):
         self.in_transit: set[object] = set()
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
+
+    def needs_checks(self) -> bool:
+        return (
+            self.settings.max_queued is not None
+            or self.refusal is not None
+            or self.recorder is not SILENT
+            or debugging.on
+        )
+
+    def record(self, recorder: Recorder) -> None:
+        """Have `recorder` told of what happens from now on; under the lock."""
+        self.recorder = recorder
+        self.checked = self.needs_checks()
+        # Stored, so look: who finds another reason stores True after it.
+        if self.needs_checks():
+            self.checked = True
 
     @property
     def max_workers(self) -> int | None:

@@ -17,6 +17,7 @@ from contextvars import Context
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from .locking import HAS_GIL, headroom, holding, locked
+from .recording import SILENT, Recorder
 from .reporting import Failure, report
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ class Owner:
     """What accepted a submission."""
 
     __slots__ = ("lost", "cancelled", "dead")
+
+    #: Told of what happens, where this is a service.
+    recorder: Recorder = SILENT
 
     def __init__(self) -> None:
         #: Set in a forked child, where the threads of this service do not exist.
@@ -107,6 +111,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     watch: Watch | None = None
     #: Whether a failure that nobody asked for is logged.
     reported = True
+    #: The ident of the thread that submitted it, where that was recorded.
+    submitter: int | None = None
     # Of a Coalescer's runs: the future that must be over before this can be, None once this
     # is queued; and the one that follows this.
     predecessor: concurrent.futures.Future[Any] | None = None
@@ -208,7 +214,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         """Have the right to start, fail or cancel it; False where another thread has."""
         try:
             # Kept until the state is stored: with its last reference user code may run.
-            fn = self.fn  # noqa: F841
+            _kept = self.fn
             del self.fn  # explore: take-claims
             self.state = RUNNING
         except AttributeError:
@@ -248,7 +254,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         if self.watch is not None:
             headroom()
         try:
-            fn = self.fn  # noqa: F841  # As in `claim`.
+            fn = self.fn  # As in `claim`.
             del self.fn  # explore: cancel-claims
             self.state = CANCELLING
         except AttributeError:
@@ -257,9 +263,10 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             while self.state is PENDING and not hasattr(self, "fn") and not self.owner.lost:
                 pass
             return self.cancelled()
+        owner = self.owner
         if HAS_GIL:  # Counted in the same run, so who passes over it finds it counted.
-            self.owner.cancelled += 1
-            self.owner.dead += 1
+            owner.cancelled += 1
+            owner.dead += 1
         self.failure = CANCELLATION
         self.args = ()
         self.kwargs = self.context = None
@@ -272,7 +279,9 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
                 self._become_cancelled()  # A Ctrl-C: no other thread would finish it.
                 raise
         if not HAS_GIL:
-            locked(self.owner.count_cancelled, 1)
+            locked(owner.count_cancelled, 1)
+        if owner.recorder is not SILENT:
+            owner.recorder.cancelled(self, fn)
         return True
 
     def _become_cancelled(self) -> None:

@@ -67,9 +67,7 @@ def takes_effect() -> bool:
     return is_wrapped() and not _inside.get()
 
 
-def submit_wrapped(
-    pool: object, accept: Accept, fn: Any, args: Any, kwargs: Any
-) -> AnyFuture:
+def submit_wrapped(pool: object, accept: Accept, fn: Any, args: Any, kwargs: Any) -> AnyFuture:
     """Have the wrapper submit, and return what it returns: the future that `accept` made,
     unless it has one of its own."""
     try:

@@ -118,9 +118,7 @@ def collected(*references: weakref.ref[Any], limit: float = 3.0) -> bool:
     return True
 
 
-def slots_fault(
-    service: Service, count: int, limit: float = LIMIT, moment: float = 0.02
-) -> str:
+def slots_fault(service: Service, count: int, limit: float = LIMIT, moment: float = 0.02) -> str:
     """What is wrong with the `count` slots of an idle service; "" where nothing is.
 
     `moment` is how many seconds one body too many is given to start.

@@ -252,12 +252,15 @@ def test_a_program_that_uses_the_parts_runs_under_run_and_with_install(tmp_path:
     ]
     assert run_script("import boundedexec; boundedexec.install()\n" + program) == expected
     (tmp_path / "program.py").write_text(program)
-    assert run_script(f"""
+    assert (
+        run_script(f"""
         import io, sys
         from boundedexec.__main__ import main
         sys.__stderr__ = io.StringIO()
         sys.exit(main(["run", {str(tmp_path / "program.py")!r}]))
-        """) == expected
+        """)
+        == expected
+    )
 
 
 def test_ordinary_subclasses_and_attributes_warn_of_nothing() -> None:

@@ -58,9 +58,7 @@ def refuse_traceback(error: Any, value: Any) -> None:
 class OnlyWithTraceback(Exception):
     """Its `__traceback__` is to be set by `with_traceback`, and by nothing else."""
 
-    __traceback__: Any = property(
-        BaseException.__dict__["__traceback__"].__get__, refuse_traceback
-    )
+    __traceback__: Any = property(BaseException.__dict__["__traceback__"].__get__, refuse_traceback)
 
 
 ERRORS: list[Callable[[], BaseException]] = [

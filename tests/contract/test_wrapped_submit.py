@@ -194,7 +194,7 @@ def rewritten(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]
 
 
 def test_rewriting_the_code_of_the_stdlibs_submit_takes_effect(
-    rewritten: Callable[[Any], None]
+    rewritten: Callable[[Any], None],
 ) -> None:
     pool = new_pool()
     assert pool.submit(pow, 2, 3).result(LIMIT) == 8
@@ -218,8 +218,9 @@ def test_several_wrappers_take_effect_once_each(
 # While `install` has the stdlib's name be ours.
 
 
-def test_a_wrapper_put_round_the_installed_class_takes_effect_once_and_leaves_a_service_alone(
-) -> None:
+def test_a_wrapper_put_round_the_installed_class_takes_effect_once_and_leaves_a_service_alone() -> (
+    None
+):
     assert run_script("""
         import boundedexec, concurrent.futures
         boundedexec.install()
@@ -404,7 +405,7 @@ def test_what_a_wrapper_raises_comes_out_of_submit(wrap: Any) -> None:
 
 
 def test_overriding_what_the_stdlibs_submit_uses_does_not_break_a_wrapped_pool(
-    wrapped: list[Any]
+    wrapped: list[Any],
 ) -> None:
     import queue  # noqa: PLC0415
 

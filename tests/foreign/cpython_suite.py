@@ -81,10 +81,7 @@ LEFT_OUT = (
         "ThreadPoolShutdownTest.test_thread_names_default",
         ("Service",),
         "without a prefix the threads are named Service-<number>_<n>",
-        (
-            "tests/test_threads.py::"
-            "test_without_a_prefix_thread_names_differ_between_services",
-        ),
+        ("tests/test_threads.py::test_without_a_prefix_thread_names_differ_between_services",),
     ),
     LeftOut(
         "ThreadPoolShutdownTest.test_threads_terminate",
@@ -112,8 +109,7 @@ LEFT_OUT = (
         " read by no client",
         (
             "tests/test_initializer.py::test_a_failing_initializer_breaks_the_service",
-            "tests/test_drop_in.py::"
-            "test_an_initializer_that_fails_breaks_it_as_the_standard_one",
+            "tests/test_drop_in.py::test_an_initializer_that_fails_breaks_it_as_the_standard_one",
         ),
     ),
 )

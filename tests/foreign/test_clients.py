@@ -329,9 +329,7 @@ def test_s3transfer_moves_files_on_it(make: Make, url: str, tmp_path: Path) -> N
         return make(max_workers)
 
     with manager.TransferManager(client, settings, executor_cls=executor) as transfers:
-        futures = [
-            transfers.upload(io.BytesIO(data[n:]), "bucket", f"key{n}") for n in range(20)
-        ]
+        futures = [transfers.upload(io.BytesIO(data[n:]), "bucket", f"key{n}") for n in range(20)]
         for future in futures:
             future.result()
         for n in range(20):
@@ -477,9 +475,7 @@ def test_temporalio_asks_for_the_standard_class_and_reads_its_number_of_workers(
         with ThreadPoolExecutor(2) as pool:
             given = worker_input(work, [7], pool)
             assert await execute(given) == (49, "test")
-            cancelled = asyncio.ensure_future(
-                execute(worker_input(work_until_cancelled, [], pool))
-            )
+            cancelled = asyncio.ensure_future(execute(worker_input(work_until_cancelled, [], pool)))
             while not started.is_set():
                 await asyncio.sleep(0.001)
             raiser.raise_in_thread(library("temporalio.exceptions").CancelledError)

@@ -250,9 +250,7 @@ pool.shutdown()
 def test_processes_are_forked_beside_threads_and_in_bodies(
     tmp_path: Path, green: str, order: str, form: str
 ) -> None:
-    outside, status, inside, status_inside, echoed, after = run(
-        tmp_path, FORKS, green, order, form
-    )
+    outside, status, inside, status_inside, echoed, after = run(tmp_path, FORKS, green, order, form)
     assert (outside, status) == ("outside 8 16", "0")
     assert (inside, status_inside) == ("in a body 8 16", "0")
     assert echoed == str([(0, f"{n}\n", "") for n in range(3)])

@@ -124,7 +124,9 @@ def end():
     os._exit(0)
 """
 
-SPANS = START + """
+SPANS = (
+    START
+    + """
 import asyncio
 
 def body():
@@ -178,8 +180,11 @@ with span("outer") as outer:
     assert boundedexec.Service(1).submit(body).result() == (number(outer), 0)
 end()
 """
+)
 
-SCOPES = START + """
+SCOPES = (
+    START
+    + """
 def job(both, user):
     sentry_sdk.set_tag("who", user)
     both.wait(10)
@@ -206,6 +211,7 @@ for pool in pools:
     Sink.events.clear()
 end()
 """
+)
 
 PROGRAMS = {
     "opentelemetry.instrumentation.threading": SPANS.replace("{library}", OPENTELEMETRY),

@@ -24,9 +24,11 @@ import sys
 import sysconfig
 import threading
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 
 import boundedexec
 
+from ..files import trace_file
 from ..screen import Screen, count, shown
 from .comparing import REFRESH, Times, seconds_shown
 from .hashing import hash_files
@@ -44,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command on `parser`."""
     parser.description = (
         "Hash every file under DIR, walk its directories and coalesce a storm of change "
-        "notices, beside ThreadPoolExecutor. Nothing is written; under a minute."
+        "notices, beside ThreadPoolExecutor. Nothing is written but what --trace asks for; "
+        "under a minute."
     )
     parser.add_argument(
         "directory", nargs="?", metavar="DIR", help="default: Python's own standard library"
@@ -55,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_LIMIT,
         metavar="SECONDS",
         help="after this time in each part, leave out the rest of DIR (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trace",
+        type=trace_file,
+        metavar="FILE",
+        help="record what the services do, which takes time too, and write that to FILE, which "
+        "ends in .svg or .json",
     )
 
 
@@ -80,11 +90,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"python -m boundedexec demo: {shown(directory)}: {error.strerror}", file=sys.stderr)
         return _UNUSABLE
     screen = Screen(sys.stdout, sys.stdout, unencodable="backslashreplace")
+    recorded: AbstractContextManager[boundedexec.Trace | None]
+    recorded = nullcontext() if args.trace is None else boundedexec.Trace()
     status: Future[int] = Future()
 
     def show() -> None:
         try:
-            status.set_result(_show(directory, left_out, args.limit, screen))
+            with recorded as trace:
+                outcome = _show(directory, left_out, args.limit, screen)
+            if trace is not None:
+                trace.save(args.trace)
+            status.set_result(outcome)
         except BaseException as error:
             status.set_exception(error)
 

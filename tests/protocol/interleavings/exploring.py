@@ -171,9 +171,7 @@ class Explorer:
     #: Whether known steps sleep, where there is no bound.
     sleeps = True
 
-    def __init__(
-        self, sites: list[Site], bound: int | None = None, *, gil: bool = False
-    ) -> None:
+    def __init__(self, sites: list[Site], bound: int | None = None, *, gil: bool = False) -> None:
         self._sites = sites
         self._bound = bound
         self._gil = gil
@@ -321,9 +319,7 @@ def _beginning(run: Run, first: Event, event: Event) -> set[int]:
     begin: set[int] = set()
     for later in [*run.events[first.depth + 1 : event.depth], event]:
         clock = later.clock
-        if later.task in firsts or (
-            later is not event and _count(clock, first.task) >= first.nth
-        ):
+        if later.task in firsts or (later is not event and _count(clock, first.task) >= first.nth):
             continue
         if all(_count(clock, task) < before.nth for task, before in firsts.items()):
             begin.add(later.task)

@@ -169,9 +169,10 @@ MUTATIONS = [
     ),
     Mutation(
         "cancel-claims",
-        "`cancel` stores its state before it has the claim",
+        "without a GIL, `cancel` stores its state before it has the claim",
         "swap",
         "cancel_beside_a_start",
+        "free",
     ),
     Mutation(
         "claimed-and-pending",

@@ -39,7 +39,13 @@ MODULES = [
 PLAIN = {
     f"_core.{name}"
     for name in (
-        "recording", "debugging", "reporting", "threads", "describing", "contexts", "wrapping",
+        "recording",
+        "debugging",
+        "reporting",
+        "threads",
+        "describing",
+        "contexts",
+        "wrapping",
     )
 }
 MODES: tuple[str, ...] = ("gil", "free")

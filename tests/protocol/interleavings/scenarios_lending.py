@@ -50,7 +50,11 @@ def lend_beside_a_cancel(world: World) -> None:
     what is cancelled already."""
     lends: list[None] = []
     recorder = world.package.rooms.recording.Recorder()
-    recorder.lent = lambda: lends.append(None)
+
+    def lent(*_: object) -> None:
+        lends.append(None)
+
+    recorder.lent = lent
     world.service()._slots.recorder = recorder
     inner: list[Any] = []
     known = Gate()
@@ -340,9 +344,7 @@ def a_chain_to_a_resuming_body(world: World) -> None:
 
     def second() -> None:
         gate.open()
-        between = world.submit(
-            "between", lambda: world.without_slot(first[0].result, other), other
-        )
+        between = world.submit("between", lambda: world.without_slot(first[0].result, other), other)
         world.without_slot(between.result)
 
     world.submit("second", second)

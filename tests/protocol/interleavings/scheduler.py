@@ -501,9 +501,7 @@ class Run:
         enabled = [
             task.number
             for task in self.tasks
-            if task.alive
-            and task.spins_on is None
-            and (task.wants is None or not task.wants.held)
+            if task.alive and task.spins_on is None and (task.wants is None or not task.wants.held)
         ]
         if not enabled:
             return None
