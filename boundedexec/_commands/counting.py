@@ -10,6 +10,7 @@ from __future__ import annotations
 from _thread import get_ident
 
 from .._core.recording import Recorder, Start, recording
+from .._core.submission import SECOND
 
 
 class Counts(Recorder):
@@ -56,7 +57,7 @@ class Counts(Recorder):
 
     def started(self, start: Start) -> None:
         _increment(self._submissions)
-        waited = (start[1] - start[2]) / 1e9
+        waited = (start[1] - start[2]) / SECOND
         thread = get_ident()
         self._longest[thread] = max(self._longest.get(thread, 0.0), waited)
 

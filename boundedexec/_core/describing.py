@@ -12,6 +12,7 @@ from typing import Any
 
 from .reporting import name_of
 from .state import Worker
+from .submission import Submission
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Where a body's own frames are not.
@@ -29,19 +30,25 @@ def describe(worker: Worker | None, frame: FrameType | None) -> str:
     future, fn = (None, None) if worker is None else (worker.future, worker.fn)
     if worker is None or future is None or fn is None:
         return "a body that is over"
-    call = name_of(fn) + shortened(future.args or (), future.kwargs or {})
-    while frame is not None and not outside(frame.f_code.co_filename):
-        frame = frame.f_back
-    place = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
-    return f"{call} on {worker.name}{place}"
+    place = _place(frame)
+    return f"{describe_call(fn, future)} on {worker.name}{place and ' at '}{place}"
+
+
+def describe_call(fn: object, future: Submission[Any]) -> str:
+    """`name(arguments)`: calls the `__repr__` of arguments."""
+    return name_of(fn) + shortened(future.args or (), future.kwargs or {})
 
 
 def origin() -> str:
     """The line of the caller outside this package."""
-    frame = sys._getframe()  # pyright: ignore[reportPrivateUsage]
-    while frame.f_back is not None and not outside(frame.f_code.co_filename):
+    return _place(sys._getframe())  # pyright: ignore[reportPrivateUsage]
+
+
+def _place(frame: FrameType | None) -> str:
+    """The innermost line that is a body's own; empty where there is none."""
+    while frame is not None and not outside(frame.f_code.co_filename):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def current_frames() -> dict[int, FrameType]:

@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from .contexts import isolate, preset
-from .describing import shortened
+from .describing import describe_call
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
@@ -382,10 +382,11 @@ def _failure(future: Submission[Any], fn: object, exception: BaseException) -> F
     # Without the frame of `_execute`, which goes on to other submissions.
     trace = exception.__traceback__
     exception = exception.with_traceback(trace and trace.tb_next)
-    name = name_of(fn)
     submitted = vars(future).get("origin")
-    if submitted is not None:
-        name += f"{shortened(future.args or (), future.kwargs or {})}, submitted at {submitted}"
+    if submitted is None:
+        name = name_of(fn)
+    else:
+        name = f"{describe_call(fn, future)}, submitted at {submitted}"
     try:
         return Failure(exception, name, not future.reported, future.context)
     finally:

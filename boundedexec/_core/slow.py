@@ -13,14 +13,12 @@ import threading
 import time
 import weakref
 
-from .describing import current_frames, describe, shortened, stack
+from .describing import current_frames, describe, describe_call, stack
 from .locking import locked
-from .reporting import name_of
 from .slots import queue_now
 from .state import Slots, Worker
-from .submission import PENDING, Submission, clock
+from .submission import PENDING, SECOND, Submission, clock
 
-_SECOND = 1e9
 _logger = logging.getLogger("boundedexec")
 #: Of a stack, the innermost lines; and how many bodies that hold slots are named.
 _LINES = 20
@@ -41,7 +39,7 @@ class _Watched:
         self._queued_logged = 0
 
     def look(self, slots: Slots) -> None:
-        before = clock() - int(self.limit * _SECOND)
+        before = clock() - int(self.limit * SECOND)
         for worker in _workers(slots):
             since = worker.since
             if worker.fn is not None and since < before and self._logged.get(worker) != since:
@@ -54,7 +52,7 @@ class _Watched:
         self._logged = {w: since for w, since in self._logged.items() if w.since == since}
 
     def _log_body(self, worker: Worker) -> None:
-        seconds = (clock() - worker.since) / _SECOND
+        seconds = (clock() - worker.since) / SECOND
         lines = stack(current_frames().get(worker.ident or 0), _LINES)
         _warn(
             "a body has run for %.1f s: %s\n%s",
@@ -65,7 +63,7 @@ class _Watched:
 
     def _log_queued(self, slots: Slots, late: list[Submission[int]]) -> None:
         first = late[0]
-        call = name_of(first.callee()) + shortened(first.args or (), first.kwargs or {})
+        call = describe_call(first.callee(), first)
         holders = [worker for worker in _workers(slots) if worker.fn is not None]
         words = [describe(worker, None) for worker in holders[:_HOLDERS]]
         if len(holders) > _HOLDERS:

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from .locking import locked
 from .state import Slots, Worker
-from .submission import PENDING, clock
+from .submission import PENDING, SECOND, clock
 
-_SECOND = 1e9
 #: How many of the queue are looked at for one that has not been cancelled.
 _FEW = 100
 
@@ -130,7 +129,7 @@ def _stats(slots: Slots) -> Stats:
         failed=failed,
         cancelled=cancelled,
         refused=refused,
-        seconds_since_completion=(now - last) / _SECOND if last else None,
+        seconds_since_completion=(now - last) / SECOND if last else None,
         longest_wait=_longest_wait(slots, now) if queued else 0.0,
     )
 
@@ -154,4 +153,4 @@ def _longest_wait(slots: Slots, now: int) -> float:
         if future.state is PENDING:
             break
     # Those that were not looked at have not waited longer than the last that was.
-    return (now - since) / _SECOND
+    return (now - since) / SECOND

@@ -36,6 +36,8 @@ FINISHED = "FINISHED"
 
 #: When it was submitted, in nanoseconds. It is the order of submission across all services.
 clock = time.perf_counter_ns
+#: A second on that clock.
+SECOND = 1e9
 
 _FINAL = {ENDING: FINISHED, CANCELLING: CANCELLED}
 

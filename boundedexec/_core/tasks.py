@@ -12,11 +12,9 @@ from .locking import locked
 from .reporting import name_of
 from .slots import owed, queue_now
 from .state import Slots, Worker
-from .submission import PENDING, Submission, clock, serial_of
+from .submission import PENDING, SECOND, Submission, clock, serial_of
 
 State: TypeAlias = Literal["queued", "running", "lending", "yielded", "resuming", "owed"]
-
-_SECOND = 1e9
 
 
 class Task(NamedTuple):
@@ -128,7 +126,7 @@ def _task(seen: Sighting, now: int) -> Task:
         name=name_of(seen.fn),
         arguments=shortened(seen.args, seen.kwargs),
         state=seen.state,
-        seconds=max(0, now - seen.since) / _SECOND,
+        seconds=max(0, now - seen.since) / SECOND,
         thread_name=None if worker is None else worker.name,
         thread_ident=None if worker is None else worker.ident,
         waits_for=tuple(map(number_of, seen.awaited)),
