@@ -356,8 +356,8 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         else:
             future.value = run(fn, *args, **future.kwargs)
     except BaseException as exception:
-        worker.failed += 1
         future.failure = _failure(future, fn, exception)
+        worker.failed += 1
     args = future.args = ()
     if late is not None:
         late.leave()

@@ -105,7 +105,7 @@ def _count(slots: Slots) -> _Counted:
         lent += lend is not None
         threads += started
         # One that has raised, and whose callbacks run, is still running.
-        failed += raised - (failure is not None)
+        failed += raised - (fn is not None and failure is not None)
         begun += granted - left - missed - passed + borrowed
     # What a worker has taken and not claimed yet is neither in the queue nor running.
     queued = max(0, length + taken - dead) + len(owed) - owed.count(None)
