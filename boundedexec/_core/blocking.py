@@ -39,8 +39,6 @@ def block(node: Node, deadline: float | None) -> bool:
     body = current_body()
     if body is None:
         node.listen()
-        # Installed, so look: what ended before did not see it.
-        # explore: installed-so-look
         while not node.over() and node.lock.acquire(True, seconds_left(deadline)):
             pass
         return node.over()

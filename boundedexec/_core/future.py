@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -85,27 +88,53 @@ class Future(Submission[T]):
 
     def _await(self, timeout: float | None) -> None:
         """Return once finished; raise if cancelled or out of time."""
-        node: _WaitForOne | None = None
         try:
-            if not self.done() and (timeout is None or timeout > 0):
-                node = _WaitForOne(self)
-                block(node, None if timeout is None else time.monotonic() + timeout)
-            if not self.done():
+            if timeout is None or timeout > 0:
+                (self._sleep if current_body() is None else self._block)(timeout)
+            if self.state is not FINISHED:
+                if self.done():
+                    raise CancelledError
                 queued = "the submission has not started: no slot was free for it"
                 raise concurrent.futures.TimeoutError(*([queued] if is_queued(self) else []))
-            if self.state is not FINISHED:
-                raise CancelledError
         finally:
-            if node is not None and node.listening:
+            del self  # As in `result`.
+
+    def _sleep(self, timeout: float | None) -> None:
+        """Wait on a thread that executes no body.
+
+        In few calls, for each keeps the other thread waiting for the interpreter.
+        """
+        seconds = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        bell = _thread.allocate_lock()
+        bell.acquire()
+        bells = self.watched().bells
+        try:
+            bells.append(bell)
+            # Stored, so look: the thread that ends it stores the state, and then rings.
+            if not self.done():  # explore: bell-then-look
+                bell.acquire(True, seconds)
+        finally:
+            if bell in bells:
+                bells.remove(bell)
+            del self
+
+    def _block(self, timeout: float | None) -> None:
+        """Wait in a body."""
+        node = _WaitForOne(self)
+        try:
+            if not node.over():
+                block(node, None if timeout is None else time.monotonic() + timeout)
+        finally:
+            if node.listening:
                 uninstall(self, node)
-            del node, self  # As in `result`.
+            del node, self
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Call `fn(future)` once it is over: on the body's thread, as part of the body,
         or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
         if not self.done():
             made = Watch()
-            made.callbacks.append(fn)
+            made.callbacks = deque((fn,))
             watch = self.watched(made)
             if watch is made or holding(watch.lock, self._add_callback, watch, fn):
                 return
@@ -114,6 +143,8 @@ class Future(Submission[T]):
     def _add_callback(self, watch: Watch, fn: Callback) -> bool:
         if self.done():  # explore: callback-too-late
             return False
+        if watch.callbacks is None:
+            watch.callbacks = deque()
         watch.callbacks.append(fn)
         return True
 

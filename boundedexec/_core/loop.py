@@ -40,12 +40,6 @@ class LateCall(Protocol):
         """Its outcome is known; the callbacks have not run. Still part of the body."""
 
 
-# How many submissions a worker takes up between two looks at the clock, and what each of
-# them may take on average for that, in nanoseconds.
-_LONGEST_BURST = 32
-_QUICK = 20_000
-
-
 def broken_error() -> BrokenThreadPool:
     return BrokenThreadPool("A thread initializer failed, the thread pool is not usable anymore")
 
@@ -118,6 +112,7 @@ def _break(slots: Slots, exception: BaseException) -> None:
 def _serve(worker: Worker) -> None:
     """Execute what is queued until nothing is, or the slot is needed elsewhere."""
     slots = worker.slots
+    was_idle = True
     while worker.slot:
         if slots.resuming or slots.opened > slots.bound:
             with guard.lock:
@@ -125,7 +120,11 @@ def _serve(worker: Worker) -> None:
                     break
         if not slots.queue:
             break
-        _look_at_clock(worker)
+        if was_idle:
+            worker.since = clock()
+            was_idle = False
+        else:
+            worker.look_at_clock()
         try:
             # Into the field at once: an exception from outside cannot come in between.
             for worker.future in worker.pops:  # noqa: B020  # explore: take-then-consume
@@ -154,18 +153,6 @@ def _serve(worker: Worker) -> None:
             break
     if worker.signalled:
         _consume_signal(worker)
-
-
-def _look_at_clock(worker: Worker) -> None:
-    """Decide how many submissions it takes up before it looks again.
-
-    A look costs a tenth of a short body. So bodies that take no time share one, and those
-    that take some have one each.
-    """
-    now = clock()
-    quick = now - worker.since < worker.burst * _QUICK
-    worker.since = now
-    worker.take_steps(min(2 * worker.burst, _LONGEST_BURST) if quick else 1)
 
 
 def _pass_over(worker: Worker, future: Submission[Any]) -> None:
@@ -201,7 +188,7 @@ def _idles(worker: Worker) -> bool:
     slots = worker.slots
     if slots.ending and not slots.queue:
         return False
-    worker.note_end()
+    worker.go_idle()
     if slots.dead and not slots.queue:
         exactly(slots.drop_dead)
     # explore: idle-signalled
@@ -218,21 +205,16 @@ def _idles(worker: Worker) -> bool:
         check_idle(slots)  # explore: idle-notifies
     if slots.ending:
         end_one(slots)  # explore: idle-ends-next
-    return _wait_for_wake(worker)
+    return worker.gate.acquire(True, worker.patience) or not _gives_up(worker)
 
 
-def _wait_for_wake(worker: Worker) -> bool:
-    """Sleep in `free` or `spare` until it is taken out; False where its time is up, and it
-    is in neither any more."""
-    idle_timeout = worker.slots.settings.idle_timeout
-    seconds = -1 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
-    if worker.gate.acquire(True, seconds):
-        return True
+def _gives_up(worker: Worker) -> bool:
+    """Its time in `free` or `spare` is up; False where it was taken out in this moment."""
     with guard.lock:
         if _is_taken_out(worker):
-            return False
-    worker.gate.acquire()  # It was taken in this moment, and is woken.  # explore: woken-at-timeout
-    return True
+            return True
+    worker.gate.acquire()  # explore: woken-at-timeout
+    return False
 
 
 def _is_taken_out(worker: Worker) -> bool:
@@ -309,7 +291,7 @@ def _works_without(worker: Worker) -> bool:
             ends = slots.ending
             idles = not (borrowed or worker.slot or ends)
             if idles:
-                worker.note_end()
+                worker.go_idle()
                 slots.spare.append(worker.wake)
         if executed and slots.observers:
             check_idle(slots)
@@ -317,7 +299,7 @@ def _works_without(worker: Worker) -> bool:
         if borrowed:
             worker.since = clock()
             _execute(worker, worker.future, worker.fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        elif idles and not _wait_for_wake(worker):
+        elif idles and not worker.gate.acquire(True, worker.patience) and _gives_up(worker):
             return False
         elif worker.slot:
             return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import itertools
 import operator
+import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,11 @@ else:
 
 #: More than there can be. An integer, for the worker's loop compares with it.
 UNBOUNDED = 1 << 1000
+
+# How many submissions a worker takes up between two looks at the clock, and what each of
+# them may take on average for that, in nanoseconds.
+_LONGEST_BURST = 32
+_QUICK = 20_000
 
 #: The key of the one signal in `Slots.quiet`.
 SIGNAL = "signal"
@@ -61,9 +67,9 @@ class Worker(ListedThread):
     # Slots, here and in `Slots`: the worker's loop reads them for each submission, and an
     # object with thirty attributes or more is slow to read otherwise.
     __slots__ = (
-        "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
-        "node", "blank", "call", "presets", "pops", "steps",
-        "burst", "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
+        "slots", "begun", "wake", "gate", "patience", "slot", "signalled", "future", "fn", "debts",
+        "lend", "node", "blank", "call", "presets", "pops", "steps", "burst",
+        "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, name: str) -> None:
@@ -77,6 +83,9 @@ class Worker(ListedThread):
         #: Released by `wake`, once for each time it is taken out of `free` or `spare`.
         self.gate = _thread.allocate_lock()
         self.gate.acquire()
+        idle_timeout = slots.settings.idle_timeout
+        #: How many seconds it stays idle, as `acquire` takes them.
+        self.patience = -1 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
         #: [lock] Whether it holds a slot.
         #: True also while it stands in `free`: the thread that wakes it there gives it the slot.
         self.slot = False
@@ -137,12 +146,26 @@ class Worker(ListedThread):
         left = operator.length_hint(self.steps)
         return self.granted - left - self.missed - self.passed + self.borrowed
 
-    def note_end(self) -> None:
-        """It has nothing more to do; remember when its last body was over."""
+    def go_idle(self) -> None:
+        """It has nothing more to do: remember when its last body was over, and be ready for
+        the next, which others are then waiting for."""
         if self.since > self.idled:
             self.idled = clock()
+        self._take_steps(1)
 
-    def take_steps(self, burst: int) -> None:
+    def look_at_clock(self) -> None:
+        """Decide how many submissions it takes up before it looks again.
+
+        A look costs a tenth of a short body. So bodies that take no time share one, and
+        those that take some have one each.
+        """
+        now = clock()
+        burst = self.burst
+        quick = now - self.since < burst * _QUICK
+        self.since = now
+        self._take_steps(min(2 * burst, _LONGEST_BURST) if quick else 1)
+
+    def _take_steps(self, burst: int) -> None:
         steps = itertools.repeat(self.slots.queue, burst)
         pops = map(_first, steps)
         granted = self.granted - operator.length_hint(self.steps) + burst
@@ -163,7 +186,7 @@ current_worker = PerThread()
 
 def current_body() -> Worker | None:
     """The worker whose body the caller is part of; None in an initializer and elsewhere."""
-    worker: Worker | None = current_worker.get()
+    worker: Worker | None = current_worker.values.get(_thread.get_ident())
     return worker if worker is not None and worker.future is not None else None
 
 

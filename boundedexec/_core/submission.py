@@ -7,6 +7,7 @@ that watches. The protocol of states is in README.md, beside this file.
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
 import threading
 import time
@@ -77,7 +78,7 @@ NOBODY = Owner()
 class Watch:
     """What a watched future has: the lock of its last transition, and who hears of it."""
 
-    __slots__ = ("lock", "waiters", "unnotified", "callbacks")
+    __slots__ = ("lock", "waiters", "unnotified", "callbacks", "bells")
 
     def __init__(self) -> None:
         # Reentrant: a signal handler or a `__del__` may come in between.
@@ -86,8 +87,10 @@ class Watch:
         self.waiters: list[Any] = []
         #: Those that have not heard yet that the state is final; empty before it is.
         self.unnotified: list[Any] = []
-        #: Grows until the state is final, and shrinks from then on.
-        self.callbacks: deque[Callback] = deque()
+        #: Grows until the state is final, and shrinks from then on. None where none was added.
+        self.callbacks: deque[Callback] | None = None
+        #: Locks that are released at the end: those of threads that sleep in `result`.
+        self.bells: list[_thread.LockType] = []
 
 
 #: The failure of every cancelled future.
@@ -165,23 +168,34 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         """The first half of `settle`: the state is final, and waiters have been notified."""
         # After the outcome was stored: a thread that makes a Watch does so in the other order.
         watch = self.watch
-        if watch is not None:
-            holding(watch.lock, self._close, watch)
-        else:
+        if watch is None:
             self.state = _FINAL.get(self.state, self.state)
+            return
+        held: list[bool] = []
+        try:
+            # As `holding` does; a call less while others wait for the interpreter.
+            held += map(watch.lock.acquire, (True,))
+            # Read once: without a GIL, the thread that ends it may be storing the final state.
+            final = _FINAL.get(self.state)
+            if final is not None:
+                # No signal is looked for between these two.
+                watch.unnotified = watch.waiters.copy()
+                self.state = final  # explore: close-by-one-look
+            if watch.unnotified:
+                self._notify(watch.unnotified)
+        finally:
+            if held:
+                watch.lock.release()
+        # At last, for what comes now keeps the threads that it wakes from the interpreter.
+        for bell in watch.bells.copy():  # explore: close-rings
+            try:
+                bell.release()
+            except RuntimeError:
+                pass  # This was interrupted, and is repeated.
 
-    def _close(self, watch: Watch) -> None:
-        """Make the state final and notify the waiters, once; its lock is held.
-
-        Where it was interrupted it is called again, and a waiter may hear of it twice.
-        """
-        # Read once: without a GIL, the thread that ends it may be storing the final state.
-        final = _FINAL.get(self.state)
-        if final is not None:
-            # No signal is looked for between these two.
-            watch.unnotified = watch.waiters.copy()
-            self.state = final  # explore: close-by-one-look
-        unnotified = watch.unnotified
+    def _notify(self, unnotified: list[Any]) -> None:
+        """Notify the waiters, once. Where this was interrupted it is called again, and a
+        waiter may hear of it twice."""
         while unnotified:
             waiter = unnotified[0]
             if self.state is CANCELLED:

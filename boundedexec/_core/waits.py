@@ -50,7 +50,8 @@ class _WaitForSeveral(Node):
     def install(self) -> None:
         for future in list(self._unheard):
             install(future, self)
-        self._look()  # Some may have ended before it was installed.
+        # Installed, so look: some may have ended before.
+        self._look()  # explore: installed-so-look
 
     def uninstall(self) -> None:
         for future in list(self.pending):

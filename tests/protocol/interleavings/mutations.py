@@ -227,10 +227,22 @@ MUTATIONS = [
         "callbacks_beside_an_end",
     ),
     Mutation(
-        "installed-so-look",
-        "who waits does not look once it is installed",
-        "while node.lock.acquire(True, seconds_left(deadline)) and not node.over():",
+        "bell-then-look",
+        "who waits for a result does not look once its bell is there",
+        "if True:",
         "result_beside_an_end",
+    ),
+    Mutation(
+        "close-rings",
+        "the end does not wake who waits for the result",
+        "for bell in []:",
+        "result_beside_an_end",
+    ),
+    Mutation(
+        "installed-so-look",
+        "who waits for several does not look once it is installed",
+        "drop",
+        "wait_for_two_beside_their_ends",
     ),
     Mutation(
         "install-under-lock",
