@@ -41,8 +41,8 @@ def test_what_programs_read_of_a_pool_is_there(make: Any) -> None:
 
     ours = make(2, thread_name_prefix="mine", initializer=initialize, initargs=(1,))
     theirs: Any = StdlibPool(2, "mine", initialize, (1,))
+    assert [name for name in NAMES if not hasattr(ours, name)] == []
     for pool in ours, theirs:
-        assert [name for name in NAMES if not hasattr(pool, name)] == []
         assert pool._shutdown is False
         assert not pool._broken
         assert pool._thread_name_prefix == "mine"
