@@ -247,11 +247,16 @@ def _is_lent_to(node: Node, future: Submission[Any]) -> bool:
     return worker is not None and worker.lend is not None and worker.lend.future is future
 
 
+def is_full(slots: Slots) -> bool:
+    """Whether what is queued for `slots` starts only after a body that holds one."""
+    return not (slots.free or slots.lends or slots.opened < slots.bound)
+
+
 def _holders(slots: Slots) -> tuple[list[Place], int]:
     """The waits of the bodies that hold `slots`; none of them is needed where a slot is or
     comes free without."""
     waits: list[Place] = []
-    if slots.free or slots.lends or slots.opened < slots.bound:
+    if not is_full(slots):
         return waits, 0
     # Who has lent its slot is no holder: the borrower is.
     for worker in slots.workers:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .graph import Node, Reach, Target, can_lend, explore, graph, lenders, runs_freely
+from .graph import Node, Reach, Target, can_lend, explore, graph, is_full, is_queued, lenders, runs_freely
 from .locking import HAS_GIL
 from .slots import grant, take_spare
 from .state import Lend, Slots, Worker
@@ -42,13 +42,17 @@ def lend_for(node: Node) -> list[Node]:
     node.listen()
     if node.over() or runs_freely(node):
         return []
+    if is_queued(node.single) and not is_full(node.single.owner):
+        node.single.owner.signal()  # As in `_lend_to_each`. The short way, again.
+        return []
     reach = explore(node)
     if node not in reach.can_end:
         # Under the same lock: of several that close a circle, the others need not raise.
         graph.leave(node)
         return _circle(node, reach)  # explore: circle-raises
     if reach.targets and not _lend_to_each(node, reach.targets):
-        _lend_where_stuck(node)
+        if any(is_full(target.slots) for target in reach.targets):
+            _lend_where_stuck(node)
     return []
 
 
