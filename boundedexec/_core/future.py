@@ -91,11 +91,11 @@ class Future(Submission[T]):
         try:
             if timeout is None or timeout > 0:
                 (self._sleep if current_body() is None else self._block)(timeout)
-            if self.state is not FINISHED:
-                if self.done():
-                    raise CancelledError
+            if self.state is not FINISHED and not self.done():
                 queued = "the submission has not started: no slot was free for it"
                 raise concurrent.futures.TimeoutError(*([queued] if is_queued(self) else []))
+            if self.state is not FINISHED:
+                raise CancelledError
         finally:
             del self  # As in `result`.
 

@@ -10,7 +10,18 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .graph import Node, Reach, Target, can_lend, explore, graph, is_full, is_queued, lenders, runs_freely
+from .graph import (
+    Node,
+    Reach,
+    Target,
+    can_lend,
+    explore,
+    graph,
+    is_full,
+    is_queued,
+    lenders,
+    runs_freely,
+)
 from .locking import HAS_GIL
 from .slots import grant, take_spare
 from .state import Lend, Slots, Worker

@@ -191,7 +191,7 @@ MUTATIONS = [
         "stored-then-watch",
         "the end looks for a Watch before the outcome is stored",
         "future.state = FINISHED if future.watch is None else ENDING",
-        "result_beside_an_end",
+        "two_watch_beside_an_end",
         "free",
     ),
     Mutation(

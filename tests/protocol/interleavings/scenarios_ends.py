@@ -85,13 +85,13 @@ def result_beside_an_end(world: World) -> None:
 
 @scenario(3, 3)
 def two_watch_beside_an_end(world: World) -> None:
-    """Two threads wait for a future while its body ends."""
+    """Two threads wait for a future, in two ways, while its body ends."""
     world.service()
     future = world.submit("body", lambda: 7)
-    results: list[object] = []
-    world.thread(lambda: results.append(future.result()), "waiter")
-    results.append(future.result())
-    world.after.append(lambda: same(results, [7, 7]))
+    done: list[object] = []
+    world.thread(lambda: done.append(future.result()), "waiter")
+    done += world.package.rooms.waits.wait([future]).done
+    world.after.append(lambda: same(set(done), {7, future}))
 
 
 @scenario(3, 2)
