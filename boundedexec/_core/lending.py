@@ -61,9 +61,9 @@ def lend_for(node: Node) -> list[Node]:
         # Under the same lock: of several that close a circle, the others need not raise.
         graph.leave(node)
         return _circle(node, reach)  # explore: circle-raises
-    if reach.targets and not _lend_to_each(node, reach.targets):
-        if any(is_full(target.slots) for target in reach.targets):
-            _lend_where_stuck(node)
+    full = [target for target in reach.targets if is_full(target.slots)]
+    if not _lend_to_each(node, reach.targets) and full:
+        _lend_where_stuck(node)
     return []
 
 
