@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .debugging import debugging
 from .locking import guard
-from .recording import SILENT, Recorder, recording
+from .recording import IDLE, SILENT, Notes, Recorder, recording
 from .submission import Owner, Submission, clock
 from .threads import ListedThread, PerThread
 
@@ -30,6 +30,9 @@ else:
 
 #: More than there can be. An integer, for the worker's loop compares with it.
 UNBOUNDED = 1 << 1000
+
+#: Of `Slots.checked`.
+RECORDED = "recorded"
 
 #: The key of the one signal in `Slots.quiet`.
 SIGNAL = "signal"
@@ -64,6 +67,7 @@ class Worker(ListedThread):
         "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
         "node", "blank", "call", "presets", "pops", "steps",
         "burst", "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
+        "notes", "named",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, name: str) -> None:
@@ -100,6 +104,10 @@ class Worker(ListedThread):
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
         self._count_from_zero()
+        #: [lock] Where it makes notes, while somebody records; see `recording`.
+        self.notes: Notes | None = None
+        #: The callable that it has made a note of last; None where that was another's.
+        self.named: object = None
 
     def _count_from_zero(self) -> None:
         #: Takes submissions out of the queue, at most `burst`: `IndexError` where there is
@@ -141,6 +149,23 @@ class Worker(ListedThread):
         """It has nothing more to do; remember when its last body was over."""
         if self.since > self.idled:
             self.idled = clock()
+            self.named = None
+            self.note(self.idled, 0, IDLE)
+
+    def note(self, what: object, serial: int, kind: str) -> None:
+        """Make a note, if somebody records; see `recording`."""
+        notes = self.notes
+        if notes is not None:
+            notes += (what, serial, kind)
+
+    def renew_notes(self) -> None:
+        """Go on with another list for its notes, if somebody records; under the lock."""
+        recorder = self.slots.recorder
+        notes: Notes | None = None if recorder is SILENT else []
+        if notes is not None:
+            recorder.noted(self, notes)
+        self.named = None
+        self.notes = notes
 
     def take_steps(self, burst: int) -> None:
         steps = itertools.repeat(self.slots.queue, burst)
@@ -230,8 +255,9 @@ class Slots(Owner):
         self.refusal: Callable[[], Exception] | None = None
         #: Told of what happens; see `recording`. [lock] Set before `checked`.
         self.recorder: Recorder = recording.recorder
-        #: Whether there is more to do for a submission than usual.
-        self.checked = self.needs_checks()
+        #: Whether there is more to do for a submission than usual; `RECORDED` where that is
+        #: no more than to remember its thread.
+        self.checked: bool | str = self.needs_checks()
         #: Until when bodies may submit all the same, on the monotonic clock.
         self.grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
@@ -309,20 +335,19 @@ class Slots(Owner):
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
 
-    def needs_checks(self) -> bool:
-        return (
-            self.settings.max_queued is not None
-            or self.refusal is not None
-            or self.recorder is not SILENT
-            or debugging.on
-        )
+    def needs_checks(self) -> bool | str:
+        if self.settings.max_queued is not None or self.refusal is not None or debugging.on:
+            return True
+        return self.recorder is not SILENT and RECORDED
 
     def record(self, recorder: Recorder) -> None:
         """Have `recorder` told of what happens from now on; under the lock."""
         self.recorder = recorder
+        for worker in self.workers:
+            worker.renew_notes()
         self.checked = self.needs_checks()
         # Stored, so look: who finds another reason stores True after it.
-        if self.needs_checks():
+        if self.needs_checks() is True:
             self.checked = True
 
     @property
@@ -338,6 +363,7 @@ class Slots(Owner):
         know these slots."""
         name = f"{self.settings.prefix}_{next(self._numbers)}"
         worker = Worker(self, name)
+        worker.renew_notes()
         self.workers[worker] = None
         return worker
 
