@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -444,6 +445,60 @@ def test_a_slow_body_is_logged_once_with_its_stack(
     assert (record.name, record.levelno) == ("boundedexec", logging.WARNING)
     assert "a body has run for" in record.getMessage()
     assert "in body: assert self.gate.wait(LIMIT)" in record.getMessage()
+
+
+def after_short_ones(service: Service, stall: Stall, *bodies: Callable[[], object]) -> None:
+    """Queue `bodies` on a service with one slot behind so many that take no time that they
+    share a look at the clock."""
+    service.submit(stall.body)
+    stall.wait_for(1)
+    for body in (*([int] * 40), *bodies):
+        service.submit(body)
+    stall.gate.set()
+
+
+def test_of_two_slow_bodies_that_follow_short_ones_each_is_logged_in_its_time(
+    caplog: pytest.LogCaptureFixture, new_service: NewService, stall: Stall
+) -> None:
+    limit = 0.1
+    gates = [threading.Event(), threading.Event()]
+    begun: list[float] = []
+
+    def slow(gate: threading.Event) -> None:
+        begun.append(time.time())
+        assert gate.wait(LIMIT)
+
+    def logged() -> list[logging.LogRecord]:
+        return [each for each in caplog.records if "a body has run" in each.getMessage()]
+
+    service = new_service(1, slow_after=limit)
+    after_short_ones(service, stall, *(partial(slow, gate) for gate in gates))
+    for number, gate in enumerate(gates, 1):
+        until(lambda number=number: len(logged()) == number)
+        gate.set()
+    assert service.block_till_done(LIMIT)
+    for record, since in zip(logged(), begun, strict=True):
+        assert record.created - since >= limit
+        assert ".slow(" in record.getMessage()
+
+
+def test_the_seconds_of_a_body_do_not_count_those_before_it(
+    new_service: NewService, stall: Stall
+) -> None:
+    service = new_service(1)
+    first, second = Stall(), Stall()
+    after_short_ones(service, stall, first.body, second.body)
+    first.wait_for(1)
+    time.sleep(0.05)
+    looked = time.perf_counter()
+    (before,) = service.tasks(limit=1)
+    assert before.seconds >= 0.05
+    first.gate.set()
+    second.wait_for(1)
+    (after,) = service.tasks(limit=1)
+    assert after.number != before.number
+    assert after.seconds <= time.perf_counter() - looked
+    second.gate.set()
 
 
 def test_a_long_wait_for_a_slot_is_logged_once(

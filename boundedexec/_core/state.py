@@ -67,7 +67,7 @@ class Worker(ListedThread):
         "slots", "begun", "wake", "gate", "slot", "signalled", "future", "fn", "debts", "lend",
         "node", "blank", "call", "presets", "pops", "steps",
         "burst", "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
-        "notes", "named",
+        "seen", "notes", "named",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, name: str) -> None:
@@ -129,6 +129,9 @@ class Worker(ListedThread):
         self.idled = 0
         #: [lock] When it last began to wait, gave its slot away, or went on.
         self.moved = 0
+        #: [lock] What it executed when somebody last looked: the serial, and when that began,
+        #: at the earliest; 0 where that was nothing. When that look was.
+        self.seen = 0, 0, 0
 
     def work(self) -> None:
         self.begun = True
