@@ -353,6 +353,13 @@ def run_python(code: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def ps(process: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "boundedexec", "ps", str(process)],
+        capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+
+
 ps_works = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
 
 STUCK = """
@@ -382,10 +389,7 @@ def test_ps_asks_a_stuck_process(main: str) -> None:
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "stuck\n"
-        asked = subprocess.run(
-            [sys.executable, "-m", "boundedexec", "ps", str(child.pid)],
-            capture_output=True, text=True, timeout=LIMIT, check=True,
-        )  # fmt: skip
+        asked = ps(child.pid)
         assert asked.stdout.startswith("crew: 1 slot")
         assert "1 of pow" in asked.stdout
     finally:
@@ -408,27 +412,51 @@ def test_a_signal_has_the_process_dump_to_standard_error() -> None:
 
 @ps_works
 def test_ps_says_why_it_cannot_ask() -> None:
-    child = run_python("import sys; print(); sys.stdin.readline()")
+    child = run_python("import sys; print(flush=True); sys.stdin.readline()")
     try:
         assert child.stdout is not None
         child.stdout.readline()
         if not hasattr(sys, "remote_exec"):
-            asked = subprocess.run(
-                [sys.executable, "-m", "boundedexec", "ps", str(child.pid)],
-                capture_output=True, text=True, timeout=LIMIT, check=False,
-            )  # fmt: skip
+            asked = ps(child.pid)
             assert asked.returncode == 2
             assert len(asked.stderr.splitlines()) == 1
             assert "dump_on_signal" in asked.stderr
         assert child.poll() is None  # It was not ended by a signal.
     finally:
         child.communicate("\n", timeout=LIMIT)
-    asked = subprocess.run(
-        [sys.executable, "-m", "boundedexec", "ps", str(child.pid)],
-        capture_output=True, text=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
-    assert asked.returncode == 2
-    assert "no process" in asked.stderr
+    for process in child.pid, 0, -1:
+        asked = ps(process)
+        assert (asked.returncode, asked.stderr) == (2, f"ps: there is no process {process}\n")
+
+
+from_outside = pytest.mark.skipif(not hasattr(sys, "remote_exec"), reason="before Python 3.14")
+
+
+@from_outside
+@pytest.mark.parametrize(
+    ("main", "begins", "says"),
+    [
+        ("while True: time.sleep(0.01)", "crew: 1 slot", "1 of pow"),
+        # It executes no Python: what can be read from outside.
+        ("threading.Event().wait(20)", "process ", "in stuck:"),
+        ("ctypes.CDLL(None).sleep(20)", "process ", "in stuck:"),
+    ],
+)
+def test_ps_asks_a_process_that_has_prepared_nothing(main: str, begins: str, says: str) -> None:
+    child = run_python(
+        "import time\n" + STUCK.replace("boundedexec.dump_on_signal()", "").format(main=main)
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "stuck\n"
+        asked = ps(child.pid)
+        assert asked.returncode == 0
+        assert asked.stdout.startswith(begins)
+        assert says in asked.stdout
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.communicate()
 
 
 # slow_after
