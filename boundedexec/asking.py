@@ -1,5 +1,8 @@
 """How a running process is asked for its dump: by a signal, and by `python -m boundedexec ps`.
 
+From Python 3.14 on, `ps` can have the main thread of any process write its dump
+(`sys.remote_exec`), once that executes Python. Before, the process has to prepare.
+
 A Python handler runs on the main thread, which may be blocked in C. So the handler in C
 writes to a pipe (`signal.set_wakeup_fd`), and a thread of ours reads it. Where somebody
 else has that descriptor (asyncio, with signal handlers of its own), the Python handler
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import signal
 import stat
@@ -26,12 +30,26 @@ from .dumping import dump
 
 #: What the Python handler writes to the pipe. The handler in C writes the signal's number.
 _BY_PYTHON = 0
-#: How often `ask` looks for the answer, in seconds.
+#: How often `ask` looks for the answer, and for how long, in seconds.
 _INTERVAL = 0.01
+_LONG = 3.0
+
+_SCRIPT = """
+import sys
+if "boundedexec" in sys.modules:
+    from boundedexec.asking import write_answer
+    write_answer({answer!r})
+else:
+    open({answer!r}, "w").close()
+"""
 
 
 class CannotAsk(Exception):
     """A process that cannot be asked; the message says why."""
+
+
+class NoAnswer(CannotAsk):
+    """It was asked, and is alive."""
 
 
 class _Listener:
@@ -51,8 +69,7 @@ class _Listener:
             signal.set_wakeup_fd(before)
         threading.Thread(target=self._listen, name="boundedexec-dump", daemon=True).start()
         mark = _path(self._process, "signal")
-        with open(mark, "w", encoding="ascii") as file:
-            file.write(str(self._number))
+        _write(mark, str(self._number))
         atexit.register(_remove, mark)
 
     def _handle(self, number: int, frame: object) -> None:
@@ -104,18 +121,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_listeners.clear)
 
 
-def ask(process: int, seconds: float = 10.0) -> str:
+def ask(process: int) -> str:
     """The dump of a running process. Raises `CannotAsk`."""
+    _check_alive(process)
     answer = _path(process, "answer")
     _remove(answer)
-    if not _is_alive(process):
-        raise CannotAsk(f"there is no process {process}")
-    if not _ask_by_signal(process) and not _ask_from_outside(process, answer):
-        raise CannotAsk(
-            f"process {process} cannot be asked: it has not called"
-            " boundedexec.dump_on_signal()" + _before_314()
-        )
-    end = time.monotonic() + seconds
+    script = None if _ask_by_signal(process) else _ask_from_outside(process, answer)
+    text = _read(answer)
+    if text is None:
+        if script is not None:  # It may come to that later, and nobody waits for it then.
+            _write(script, "")
+        raise NoAnswer(f"process {process} has not answered within {_LONG:.0f} s")
+    if not text:
+        raise CannotAsk(f"process {process} has not imported boundedexec")
+    return text
+
+
+def _read(answer: str) -> str | None:
+    """The text, once it is there; None where it does not come."""
+    end = time.monotonic() + _LONG
     while time.monotonic() < end:
         with contextlib.suppress(FileNotFoundError):
             with open(answer, encoding="utf-8") as file:
@@ -123,21 +147,19 @@ def ask(process: int, seconds: float = 10.0) -> str:
             _remove(answer)
             return text
         time.sleep(_INTERVAL)
-    raise CannotAsk(f"process {process} has not answered within {seconds:.0f} s")
+    return None
 
 
-def _before_314() -> str:
-    return "" if hasattr(sys, "remote_exec") else ", and this Python has no sys.remote_exec"
-
-
-def _is_alive(process: int) -> bool:
+def _check_alive(process: int) -> None:
     try:
-        os.kill(process, 0)
+        if process > 0:  # Others are groups of processes.
+            os.kill(process, 0)
+            return
     except ProcessLookupError:
-        return False
+        pass
     except PermissionError:
         raise CannotAsk(f"process {process} is another user's") from None
-    return True
+    raise CannotAsk(f"there is no process {process}")
 
 
 def _ask_by_signal(process: int) -> bool:
@@ -150,8 +172,7 @@ def _ask_by_signal(process: int) -> bool:
     # A process that has ended may have left its mark, and another may have its number.
     if not _catches(process, number):
         return False
-    with open(_path(process, "question"), "w", encoding="ascii"):
-        pass
+    _write(_path(process, "question"), "")
     os.kill(process, number)
     return True
 
@@ -166,37 +187,58 @@ def _catches(process: int, number: int) -> bool:
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
-def _ask_from_outside(process: int, answer: str) -> bool:
-    """From Python 3.14 on, have the process write its dump, unprepared."""
+def _ask_from_outside(process: int, answer: str) -> str:
+    """From Python 3.14 on, have the process write its dump, unprepared; the script for that."""
     remote_exec = getattr(sys, "remote_exec", None)
     if remote_exec is None:
-        return False
+        raise CannotAsk(
+            f"process {process} cannot be asked: it has not called"
+            " boundedexec.dump_on_signal(), and this Python has no sys.remote_exec"
+        )
     script = _path(process, "script")
-    with open(script, "w", encoding="utf-8") as file:
-        file.write(f"import boundedexec.asking as a; a.write_answer({answer!r})\n")
+    _write(script, _SCRIPT.format(answer=answer))
     try:
         remote_exec(process, script)
     except (OSError, RuntimeError) as error:
         raise CannotAsk(f"process {process} cannot be asked: {error}") from None
-    return True
+    return script
 
 
 def write_answer(path: str) -> None:
     """Write this process's dump to a file that is there when it is whole."""
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        dump(file)
+    text = io.StringIO()
+    dump(text)
+    _write(path + ".part", text.getvalue())
     os.replace(path + ".part", path)
 
 
 def _path(process: int, what: str) -> str:
-    """A file about `process`, in a directory that is this user's alone."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
+    """A file about `process`, in a directory that is its user's alone."""
+    user = _user(process)
     directory = os.path.join(tempfile.gettempdir(), f"boundedexec-{user}")
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(directory, mode=0o700)
+        if user != _user(os.getpid()):
+            os.chown(directory, user, -1)  # It is root who asks.
+    except FileExistsError:
+        pass
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != user):
-        raise CannotAsk(f"{directory} is not a directory of this user's")
+        raise CannotAsk(f"{directory} is not a directory of that user's")
     return os.path.join(directory, f"{process}.{what}")
+
+
+def _user(process: int) -> int:
+    """Whose it is; where the system does not say, the caller's."""
+    try:
+        return os.stat(f"/proc/{process}").st_uid
+    except OSError:
+        return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _remove(path: str) -> None:

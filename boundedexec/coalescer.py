@@ -147,7 +147,7 @@ class Coalescer(Generic[K]):
         if slots.free and slots.quiet:
             headroom(8)  # A worker is to be woken.
         if slots.recorder is not SILENT:
-            run.submitter = get_ident()
+            run.value = get_ident()
         try:
             joined = self._runs.enter(run, content)
             if joined is not None:

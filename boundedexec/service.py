@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import weakref
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -22,7 +23,7 @@ from ._core.locking import headroom, locked
 from ._core.outstanding import wait_idle
 from ._core.pool import admit, close, join, make_slots, retire, start_queued, take_out
 from ._core.slots import look, set_bound
-from ._core.state import Settings, Slots, Worker, current_body, current_worker
+from ._core.state import RECORDED, Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
 from ._core.wrapping import is_wrapped, submit_wrapped, takes_effect
 
@@ -168,7 +169,9 @@ class Service(concurrent.futures.Executor):
         future.serial = clock()
         future.fn = fn
         if slots.checked:
-            admit(slots, future)
+            future.value = get_ident()  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+            if slots.checked is not RECORDED:
+                admit(slots, future)
         try:
             slots.queue.append(future)  # explore: queued-then-look
             # Queued, so look. Where a signal is on its way, its worker looks when it has come.

@@ -75,8 +75,6 @@ class Trace:
             recording.recorder = change(recording.recorder, tape)
         for slots in self._recorded():
             if (tape in recorders_of(slots.recorder)) is not on:
-                if on:
-                    tape.begin(slots.workers)
                 slots.record(change(slots.recorder, tape))
 
     def _recorded(self) -> list[Slots]:
@@ -102,17 +100,17 @@ class Trace:
 
     def _read(self) -> Timeline:
         tape = self._tape
-        starts, events, queued = tape.starts(), tape.events(), list(self._queued())
+        bodies, events, queued = tape.bodies(), tape.events(), list(self._queued())
         # Last, so that nothing has begun after it; but what was begun as this was turned off.
         end = self._ended or clock()
-        return timeline(starts, events, queued, (self._began or end, end), tape.dropped())
+        return timeline(bodies, events, queued, (self._began or end, end), tape.dropped())
 
     def _queued(self) -> Iterator[Queued]:
         for slots in self._recorded():
             for future in queue_now(slots)[: self._limit]:
-                name = name_of(future.callee())
+                queued = Queued(future.serial, future.submitter(), name_of(future.callee()))
                 if future.state is PENDING:
-                    yield Queued(future.serial, future.submitter, name)
+                    yield queued
 
     def _repr_svg_(self) -> str:
         return _format(".svg")(self._timeline())

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -352,6 +353,13 @@ def run_python(code: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def ps(process: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "boundedexec", "ps", str(process)],
+        capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+
+
 ps_works = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
 
 STUCK = """
@@ -381,10 +389,7 @@ def test_ps_asks_a_stuck_process(main: str) -> None:
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "stuck\n"
-        asked = subprocess.run(
-            [sys.executable, "-m", "boundedexec", "ps", str(child.pid)],
-            capture_output=True, text=True, timeout=LIMIT, check=True,
-        )  # fmt: skip
+        asked = ps(child.pid)
         assert asked.stdout.startswith("crew: 1 slot")
         assert "1 of pow" in asked.stdout
     finally:
@@ -407,27 +412,51 @@ def test_a_signal_has_the_process_dump_to_standard_error() -> None:
 
 @ps_works
 def test_ps_says_why_it_cannot_ask() -> None:
-    child = run_python("import sys; print(); sys.stdin.readline()")
+    child = run_python("import sys; print(flush=True); sys.stdin.readline()")
     try:
         assert child.stdout is not None
         child.stdout.readline()
         if not hasattr(sys, "remote_exec"):
-            asked = subprocess.run(
-                [sys.executable, "-m", "boundedexec", "ps", str(child.pid)],
-                capture_output=True, text=True, timeout=LIMIT, check=False,
-            )  # fmt: skip
+            asked = ps(child.pid)
             assert asked.returncode == 2
             assert len(asked.stderr.splitlines()) == 1
             assert "dump_on_signal" in asked.stderr
         assert child.poll() is None  # It was not ended by a signal.
     finally:
         child.communicate("\n", timeout=LIMIT)
-    asked = subprocess.run(
-        [sys.executable, "-m", "boundedexec", "ps", str(child.pid)],
-        capture_output=True, text=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
-    assert asked.returncode == 2
-    assert "no process" in asked.stderr
+    for process in child.pid, 0, -1:
+        asked = ps(process)
+        assert (asked.returncode, asked.stderr) == (2, f"ps: there is no process {process}\n")
+
+
+from_outside = pytest.mark.skipif(not hasattr(sys, "remote_exec"), reason="before Python 3.14")
+
+
+@from_outside
+@pytest.mark.parametrize(
+    ("main", "begins", "says"),
+    [
+        ("while True: time.sleep(0.01)", "crew: 1 slot", "1 of pow"),
+        # It executes no Python: what can be read from outside.
+        ("threading.Event().wait(20)", "process ", "in stuck:"),
+        ("ctypes.CDLL(None).sleep(20)", "process ", "in stuck:"),
+    ],
+)
+def test_ps_asks_a_process_that_has_prepared_nothing(main: str, begins: str, says: str) -> None:
+    child = run_python(
+        "import time\n" + STUCK.replace("boundedexec.dump_on_signal()", "").format(main=main)
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "stuck\n"
+        asked = ps(child.pid)
+        assert asked.returncode == 0
+        assert asked.stdout.startswith(begins)
+        assert says in asked.stdout
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.communicate()
 
 
 # slow_after
@@ -444,6 +473,60 @@ def test_a_slow_body_is_logged_once_with_its_stack(
     assert (record.name, record.levelno) == ("boundedexec", logging.WARNING)
     assert "a body has run for" in record.getMessage()
     assert "in body: assert self.gate.wait(LIMIT)" in record.getMessage()
+
+
+def after_short_ones(service: Service, stall: Stall, *bodies: Callable[[], object]) -> None:
+    """Queue `bodies` on a service with one slot behind so many that take no time that they
+    share a look at the clock."""
+    service.submit(stall.body)
+    stall.wait_for(1)
+    for body in (*([int] * 40), *bodies):
+        service.submit(body)
+    stall.gate.set()
+
+
+def test_of_two_slow_bodies_that_follow_short_ones_each_is_logged_in_its_time(
+    caplog: pytest.LogCaptureFixture, new_service: NewService, stall: Stall
+) -> None:
+    limit = 0.1
+    gates = [threading.Event(), threading.Event()]
+    begun: list[float] = []
+
+    def slow(gate: threading.Event) -> None:
+        begun.append(time.time())
+        assert gate.wait(LIMIT)
+
+    def logged() -> list[logging.LogRecord]:
+        return [each for each in caplog.records if "a body has run" in each.getMessage()]
+
+    service = new_service(1, slow_after=limit)
+    after_short_ones(service, stall, *(partial(slow, gate) for gate in gates))
+    for number, gate in enumerate(gates, 1):
+        until(lambda number=number: len(logged()) == number)
+        gate.set()
+    assert service.block_till_done(LIMIT)
+    for record, since in zip(logged(), begun, strict=True):
+        assert record.created - since >= limit
+        assert ".slow(" in record.getMessage()
+
+
+def test_the_seconds_of_a_body_do_not_count_those_before_it(
+    new_service: NewService, stall: Stall
+) -> None:
+    service = new_service(1)
+    first, second = Stall(), Stall()
+    after_short_ones(service, stall, first.body, second.body)
+    first.wait_for(1)
+    time.sleep(0.05)
+    looked = time.perf_counter()
+    (before,) = service.tasks(limit=1)
+    assert before.seconds >= 0.05
+    first.gate.set()
+    second.wait_for(1)
+    (after,) = service.tasks(limit=1)
+    assert after.number != before.number
+    assert after.seconds <= time.perf_counter() - looked
+    second.gate.set()
 
 
 def test_a_long_wait_for_a_slot_is_logged_once(

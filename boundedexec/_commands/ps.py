@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..asking import CannotAsk, ask
+from ..asking import CannotAsk, NoAnswer, ask
+from .stacks import stacks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the dump; 2 where the process cannot be asked."""
     try:
-        sys.stdout.write(ask(args.pid))
+        try:
+            text = ask(args.pid)
+        except NoAnswer:
+            text = stacks(args.pid)
+            if not text:
+                raise
+        sys.stdout.write(text)
     except CannotAsk as error:
         print(f"ps: {error}", file=sys.stderr)
         return 2

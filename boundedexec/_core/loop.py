@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context
-from types import FunctionType
 from typing import Any, Protocol
 
 from .contexts import isolate, preset
@@ -19,7 +18,7 @@ from .describing import describe_call
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
-from .recording import SILENT
+from .recording import FULL_NOTES, NAMED, RAISED
 from .reporting import Failure, name_of, report
 from .slots import free_slot, hand_out, keep, look, open_one
 from .state import SIGNAL, Slots, Worker, current_worker
@@ -61,6 +60,7 @@ def work(worker: Worker) -> None:
         _bury(worker, exception)
     finally:
         current_worker.set(None)
+        worker.go_idle()
         slots.recorder.ended(worker)
         end_one(slots)  # explore: end-ends-next
         check_idle(slots)
@@ -120,6 +120,8 @@ def _serve(worker: Worker) -> None:
                     break
         if not slots.queue:
             break
+        if worker.notes is not None:
+            _turn_page(worker)
         if was_idle:
             worker.since = clock()
             was_idle = False
@@ -153,6 +155,12 @@ def _serve(worker: Worker) -> None:
             break
     if worker.signalled:
         _consume_signal(worker)
+
+
+def _turn_page(worker: Worker) -> None:
+    notes = worker.notes
+    if notes is not None and len(notes) >= FULL_NOTES:
+        locked(worker.renew_notes)
 
 
 def _pass_over(worker: Worker, future: Submission[Any]) -> None:
@@ -298,6 +306,8 @@ def _works_without(worker: Worker) -> bool:
         executed = borrowed
         if borrowed:
             worker.since = clock()
+            if worker.notes is not None:
+                _turn_page(worker)
             _execute(worker, worker.future, worker.fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         elif idles and not worker.gate.acquire(True, worker.patience) and _gives_up(worker):
             return False
@@ -321,8 +331,20 @@ def _borrow_next(worker: Worker, executed: bool) -> bool:
 
 def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     """Run a submission whose claim this worker has, callbacks included."""
-    if worker.slots.checked and not _may_start(worker, future):
+    if worker.slots.broken:
+        _refuse(worker, future)
         return
+    notes = worker.notes
+    if notes is not None:
+        if fn is not worker.named:
+            _note_name(worker, future, fn)
+        # No function of its own: its call would cost as much as all of it.
+        notes.append(clock())
+        notes.append(future.serial)
+        try:
+            notes.append(future.value)
+        except AttributeError:
+            notes.append(None)
     late: LateCall | None = None
     args = future.args
     if args is None:
@@ -338,7 +360,7 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         else:
             future.value = run(fn, *args, **future.kwargs)
     except BaseException as exception:
-        future.failure = _failure(future, fn, exception)
+        future.failure = _failure(worker, future, fn, exception)
         worker.failed += 1
     args = future.args = ()
     if late is not None:
@@ -360,7 +382,10 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     del future, fn, run, late
 
 
-def _failure(future: Submission[Any], fn: object, exception: BaseException) -> Failure:
+def _failure(
+    worker: Worker, future: Submission[Any], fn: object, exception: BaseException
+) -> Failure:
+    worker.note(0, future.serial, RAISED)
     # Without the frame of `_execute`, which goes on to other submissions.
     trace = exception.__traceback__
     exception = exception.with_traceback(trace and trace.tb_next)
@@ -375,24 +400,17 @@ def _failure(future: Submission[Any], fn: object, exception: BaseException) -> F
         del trace, exception
 
 
-def _may_start(worker: Worker, future: Submission[Any]) -> bool:
-    slots = worker.slots
-    if slots.broken:
-        future.fail(broken_error(), "a submission")
-        worker.future = worker.fn = None
-        worker.failed += 1
-        return False
-    if slots.recorder is not SILENT:
-        # It may share the other look at the clock with the bodies before.
-        worker.since = clock()
-        fn: Any = worker.fn if future.args is not None else future.callee()
-        # Most are functions; `name_of` would take as long as all the rest of this.
-        name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
-        slots.recorder.started((
-            worker, worker.since, future.serial, future.submitter,
-            worker.failed, worker.idled, name,
-        ))  # fmt: skip
-    return True
+def _refuse(worker: Worker, future: Submission[Any]) -> None:
+    """The initializer has failed."""
+    future.fail(broken_error(), "a submission")
+    worker.future = worker.fn = None
+    worker.failed += 1
+
+
+def _note_name(worker: Worker, future: Submission[Any], fn: object) -> None:
+    # Of a run, only that knows what it calls.
+    worker.named = None if future.args is None else fn
+    worker.note(name_of(future.callee() if future.args is None else fn), 0, NAMED)
 
 
 def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:

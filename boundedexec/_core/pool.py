@@ -6,7 +6,6 @@ import os
 import threading
 import time
 import weakref
-from _thread import get_ident
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,6 @@ from .describing import origin
 from .locking import exactly, guard, locked
 from .loop import end_one, work
 from .outstanding import check_idle, fail_queued, is_idle, wait_idle
-from .recording import SILENT
 from .slots import look, open_one, owed, queue_now
 from .state import AFTER_EXIT, AFTER_SHUTDOWN, Settings, Slots, Worker, current_body
 from .submission import PENDING, Submission
@@ -41,7 +39,6 @@ def make_slots(settings: Settings, max_workers: int | None) -> Slots:
         from .slow import watch  # noqa: PLC0415  # Loaded where it is asked for.
 
         watch(slots, settings.slow_after)
-    slots.recorder.made()
     return slots
 
 
@@ -49,10 +46,8 @@ def make_slots(settings: Settings, max_workers: int | None) -> Slots:
 
 
 def admit(slots: Slots, future: Submission[Any]) -> None:
-    """`check_accepts`, and remember where it was made, and on which thread."""
+    """`check_accepts`, and remember where it was made."""
     check_accepts(slots)
-    if slots.recorder is not SILENT:
-        future.submitter = get_ident()
     if debugging.on:
         vars(future)["origin"] = origin()
 

@@ -1,7 +1,18 @@
 """The seam for those that follow what services do: `run`, and `Trace`.
 
-Every service has a Recorder. One that does nothing, `SILENT`, is not told of what would cost
-every submission something: that is behind `Slots.checked`.
+Every service has a Recorder. Where that is not `SILENT`, its workers make *notes*: flat lists
+of three entries, which the garbage collector does not look into.
+
+| a note of | is |
+|---|---|
+| a body that starts | the time, its serial, the ident of the thread that submitted it |
+| the callable of those that follow | its name, 0, `NAMED` |
+| a body that has raised | 0, its serial, `RAISED` |
+| a worker that goes idle | the time, 0, `IDLE` |
+
+Times are on the clock of `Submission.serial`. The ident is None where it was not recorded.
+So a body costs its submitter a call for that ident, and its worker a look at the clock and
+three steps of a list; nothing else is in `loop._execute` and in `Service.submit`.
 """
 
 from __future__ import annotations
@@ -9,10 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-#: Of the start of a body: its worker; when it starts, on the clock of `Submission.serial`;
-#: its serial; the ident of the thread that submitted it, None where that was not recorded;
-#: how many bodies have raised on this worker before; `Worker.idled`; its name.
-Start: TypeAlias = "tuple[Any, int, int, int | None, int, int, str]"
+#: Flat: three entries belong together; at the end some may be missing.
+Notes: TypeAlias = "list[Any]"
+NAMED = "named"
+RAISED = "raised"
+IDLE = "idle"
+#: A worker goes on with another list when one has so many entries, nearly.
+FULL_NOTES = 3 * 1024
 
 
 class Recorder:
@@ -21,11 +35,8 @@ class Recorder:
     Those about a body are called on its thread, but for `lent`.
     """
 
-    def started(self, start: Start, /) -> object:
-        """A body is about to start. In an instance it may be a step of a deque."""
-
-    def made(self) -> None:
-        """A service was made."""
+    def noted(self, worker: Any, notes: Notes) -> None:
+        """From now on the notes of `worker` go there; under the lock."""
 
     def rerun(self, run: Any, asked: int) -> None:
         """A Coalescer's re-run is about to be queued; its serial was `asked` until now."""
@@ -37,7 +48,7 @@ class Recorder:
         """A thread has started."""
 
     def ended(self, worker: Any) -> None:
-        """A thread is about to end."""
+        """A thread is about to end; its notes are complete."""
 
     def waits(self, worker: Any, node: Any) -> None:
         """A body begins to wait for `node.pending`."""

@@ -12,12 +12,17 @@ import os
 import threading
 import time
 import weakref
+from itertools import repeat
+from typing import TypeAlias
 
 from .describing import current_frames, describe, describe_call, stack
 from .locking import locked
 from .slots import queue_now
 from .state import Slots, Worker
 from .submission import PENDING, SECOND, Submission, clock
+
+#: A worker and the serial of what it executes.
+_Body: TypeAlias = tuple[Worker, int]
 
 _logger = logging.getLogger("boundedexec")
 #: Of a stack, the innermost lines; and how many bodies that hold slots are named.
@@ -33,26 +38,29 @@ class _Watched:
     def __init__(self, slots: Slots, limit: float) -> None:
         self.slots = weakref.ref(slots)
         self.limit = limit
-        #: The submission that was logged last, by the worker that executes it.
-        self._logged: dict[Worker, int] = {}
+        #: The bodies that executed at the last look: when each began, at the latest; and which
+        #: of them were logged.
+        self._began: dict[_Body, int] = {}
+        self._logged: set[_Body] = set()
         #: When the latest of the queue that were logged was submitted.
         self._queued_logged = 0
 
     def look(self, slots: Slots) -> None:
-        before = clock() - int(self.limit * SECOND)
-        for worker in _workers(slots):
-            since = worker.since
-            if worker.fn is not None and since < before and self._logged.get(worker) != since:
-                self._logged[worker] = since
-                self._log_body(worker)
+        now = clock()
+        before = now - int(self.limit * SECOND)
+        found = {body: since for body, since in map(_body, _workers(slots), repeat(now)) if since}
+        self._began = {body: min(found[body], self._began.get(body, now)) for body in found}
+        self._logged.intersection_update(found)
+        for body, since in self._began.items():
+            if since < before and body not in self._logged:
+                self._logged.add(body)
+                self._log_body(body[0], (now - since) / SECOND)
         late = [f for f in _queued_before(slots, before) if f.serial > self._queued_logged]
         if late:
             self._queued_logged = max(future.serial for future in late)
             self._log_queued(slots, late)
-        self._logged = {w: since for w, since in self._logged.items() if w.since == since}
 
-    def _log_body(self, worker: Worker) -> None:
-        seconds = (clock() - worker.since) / SECOND
+    def _log_body(self, worker: Worker, seconds: float) -> None:
         lines = stack(current_frames().get(worker.ident or 0), _LINES)
         _warn(
             "a body has run for %.1f s: %s\n%s",
@@ -80,6 +88,16 @@ class _Watched:
 def _warn(message: str, *args: object) -> None:
     with contextlib.suppress(Exception):  # A broken handler of `logging`.
         _logger.warning(message, *args)
+
+
+def _body(worker: Worker, now: int) -> tuple[_Body, int]:
+    """What it executes, and when that began, at the latest; 0 where it executes nothing."""
+    future = worker.future
+    if future is None or worker.fn is None:
+        return (worker, 0), 0
+    # Read in this order. Several that take no time share `since`, and then it says too little.
+    since = worker.since
+    return (worker, future.serial), since if worker.burst == 1 else now
 
 
 def _workers(slots: Slots) -> list[Worker]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .debugging import debugging
 from .locking import guard
-from .recording import SILENT, Recorder, recording
+from .recording import IDLE, SILENT, Notes, Recorder, recording
 from .submission import Owner, Submission, clock
 from .threads import ListedThread, PerThread
 
@@ -36,6 +36,9 @@ UNBOUNDED = 1 << 1000
 # them may take on average for that, in nanoseconds.
 _LONGEST_BURST = 32
 _QUICK = 20_000
+
+#: Of `Slots.checked`.
+RECORDED = "recorded"
 
 #: The key of the one signal in `Slots.quiet`.
 SIGNAL = "signal"
@@ -68,8 +71,8 @@ class Worker(ListedThread):
     # object with thirty attributes or more is slow to read otherwise.
     __slots__ = (
         "slots", "begun", "wake", "gate", "patience", "slot", "signalled", "future", "fn", "debts",
-        "lend", "node", "blank", "call", "presets", "pops", "steps", "burst",
-        "granted", "missed", "passed", "borrowed", "failed", "since", "idled", "moved",
+        "lend", "node", "blank", "call", "presets", "pops", "steps", "burst", "granted", "missed",
+        "passed", "borrowed", "failed", "since", "idled", "moved", "seen", "notes", "named",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, name: str) -> None:
@@ -109,6 +112,10 @@ class Worker(ListedThread):
         #: What the initializer set, for the contexts of bodies to come.
         self.presets: list[tuple[ContextVar[Any], Any]] = []
         self._count_from_zero()
+        #: [lock] Where it makes notes, while somebody records; see `recording`.
+        self.notes: Notes | None = None
+        #: The callable that it has made a note of last; None where that was another's.
+        self.named: object = None
 
     def _count_from_zero(self) -> None:
         #: Takes submissions out of the queue, at most `burst`: `IndexError` where there is
@@ -130,6 +137,9 @@ class Worker(ListedThread):
         self.idled = 0
         #: [lock] When it last began to wait, gave its slot away, or went on.
         self.moved = 0
+        #: [lock] What it executed when somebody last looked: the serial, and when that began,
+        #: at the earliest; 0 where that was nothing. When that look was.
+        self.seen = 0, 0, 0
 
     def work(self) -> None:
         self.begun = True
@@ -151,7 +161,24 @@ class Worker(ListedThread):
         the next, which others are then waiting for."""
         if self.since > self.idled:
             self.idled = clock()
+            self.named = None
+            self.note(self.idled, 0, IDLE)
         self._take_steps(1)
+
+    def note(self, what: object, serial: int, kind: str) -> None:
+        """Make a note, if somebody records; see `recording`."""
+        notes = self.notes
+        if notes is not None:
+            notes += (what, serial, kind)
+
+    def renew_notes(self) -> None:
+        """Go on with another list for its notes, if somebody records; under the lock."""
+        recorder = self.slots.recorder
+        notes: Notes | None = None if recorder is SILENT else []
+        if notes is not None:
+            recorder.noted(self, notes)
+        self.named = None
+        self.notes = notes
 
     def look_at_clock(self) -> None:
         """Decide how many submissions it takes up before it looks again.
@@ -253,8 +280,9 @@ class Slots(Owner):
         self.refusal: Callable[[], Exception] | None = None
         #: Told of what happens; see `recording`. [lock] Set before `checked`.
         self.recorder: Recorder = recording.recorder
-        #: Whether there is more to do for a submission than usual.
-        self.checked = self.needs_checks()
+        #: Whether there is more to do for a submission than usual; `RECORDED` where that is
+        #: no more than to remember its thread.
+        self.checked: bool | str = self.needs_checks()
         #: Until when bodies may submit all the same, on the monotonic clock.
         self.grace_ends = 0.0
         #: Whether what is owed is cancelled, instead of run, after the shutdown.
@@ -332,20 +360,19 @@ class Slots(Owner):
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
 
-    def needs_checks(self) -> bool:
-        return (
-            self.settings.max_queued is not None
-            or self.refusal is not None
-            or self.recorder is not SILENT
-            or debugging.on
-        )
+    def needs_checks(self) -> bool | str:
+        if self.settings.max_queued is not None or self.refusal is not None or debugging.on:
+            return True
+        return self.recorder is not SILENT and RECORDED
 
     def record(self, recorder: Recorder) -> None:
         """Have `recorder` told of what happens from now on; under the lock."""
         self.recorder = recorder
+        for worker in self.workers:
+            worker.renew_notes()
         self.checked = self.needs_checks()
         # Stored, so look: who finds another reason stores True after it.
-        if self.needs_checks():
+        if self.needs_checks() is True:
             self.checked = True
 
     @property
@@ -361,6 +388,7 @@ class Slots(Owner):
         know these slots."""
         name = f"{self.settings.prefix}_{next(self._numbers)}"
         worker = Worker(self, name)
+        worker.renew_notes()
         self.workers[worker] = None
         return worker
 

@@ -116,8 +116,6 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     watch: Watch | None = None
     #: Whether a failure that nobody asked for is logged.
     reported = True
-    #: The ident of the thread that submitted it, where that was recorded.
-    submitter: int | None = None
     # Of a Coalescer's runs: the future that must be over before this can be, None once this
     # is queued; and the one that follows this.
     predecessor: concurrent.futures.Future[Any] | None = None
@@ -126,7 +124,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     def __init__(self) -> None:
         """A bare future. (The others are made field by field, which takes less time.)"""
         self.state = PENDING
-        #: Set by success alone.
+        #: Set by success; before, where somebody records, the ident of its submitter.
         self.value: T | None = None
         self.failure: Failure | None = None
         self.owner = NOBODY
@@ -247,6 +245,11 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     def callee(self) -> object:
         """What is to be called; None where it has begun, or was cancelled."""
         return getattr(self, "fn", None)
+
+    def submitter(self) -> Any:
+        """The ident of the thread that submitted it, where that was recorded, else None; of one
+        that has not begun."""
+        return getattr(self, "value", None)
 
     def forget(self) -> None:
         """Keep nothing of what was to be called."""

@@ -28,7 +28,8 @@ class Task(NamedTuple):
     #: `lending`: it waits, and what it waits for has its slot; `yielded`: it gave its slot
     #: away; `resuming`: it wants a slot again; `owed`: a Coalescer's re-run, not queued yet.
     state: State
-    #: How long it has been in that state.
+    #: How long it has been in that state; at most, where its thread has gone through several
+    #: that took no time before it.
     seconds: float
     #: Where it executes; None where it has not started.
     thread_name: str | None
@@ -85,15 +86,20 @@ def _everything(slots: Slots) -> Iterator[Sighting]:
 
 
 def _executing(slots: Slots) -> list[Sighting]:
-    workers = [worker for worker in slots.workers if worker.future is not None]
-    workers.sort(key=lambda worker: worker.since)
-    return [each for each in map(_sighting, workers) if each is not None]
+    sightings = [each for each in map(_sighting, slots.workers) if each is not None]
+    return sorted(sightings, key=lambda each: each.worker.seen[1])
 
 
 def _sighting(worker: Worker) -> Sighting | None:
-    future = worker.future
+    now, since, future = clock(), worker.since, worker.future
     if future is None or worker.fn is None:
+        worker.seen = 0, 0, now
         return None
+    number, began, looked = worker.seen
+    if number != future.serial:
+        # Several that take no time share `since`: it may have begun later than that.
+        began = max(since, future.serial, looked)
+    worker.seen = future.serial, began, now
     state: State = "running"
     if worker.node is not None and worker.node.resumes:
         state = "resuming"
@@ -102,7 +108,7 @@ def _sighting(worker: Worker) -> Sighting | None:
         state = "running" if worker.node is None else "lending"
     elif worker in worker.slots.unslotted:
         state = "yielded"
-    return Sighting(future, state, max(worker.since, worker.moved), worker)
+    return Sighting(future, state, max(began, worker.moved), worker)
 
 
 def _awaited(pending: Iterable[Any]) -> list[Submission[Any]]:

@@ -26,6 +26,9 @@ DAEMONS_ALLOWED: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)
 _HANDLE = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
 
 
+#: Since Python 3.14 threads have their names in the system, too.
+_set_name: Callable[[str], object] | None = getattr(_thread, "set_name", None)
+
 #: `threading`'s own table, which has no public name.
 _listed: dict[int, threading.Thread] = vars(threading)["_active"]
 
@@ -72,6 +75,11 @@ class ListedThread(threading.Thread):
             self._native_id = _thread.get_native_id()
         _listed[self._ident] = self
         vars(self)["_started"].set()
+        if _set_name is not None:
+            try:
+                _set_name(self.name)
+            except OSError:
+                pass
         # What `threading` looks at in a forked child, where the thread that forked is the
         # main thread; gevent's patches look there too.
         if sys.version_info < (3, 13):

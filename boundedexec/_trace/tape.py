@@ -1,8 +1,6 @@
 """The tape: where a trace keeps what it is told, until that is read.
 
-A submission leaves one entry, when its body starts: it says when and on which thread that was
-submitted, too, and when the body before it on the same worker was over. So while a trace is
-on it costs a submission little more than one step of a deque.
+Of bodies it is told nothing: workers make notes (`_core.recording`), and it keeps their lists.
 """
 
 from __future__ import annotations
@@ -10,15 +8,16 @@ from __future__ import annotations
 import itertools
 from _thread import get_ident
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, TypeVar
 
-from .._core.locking import exactly
-from .._core.recording import Recorder, Start
+from .._core.locking import exactly, locked
+from .._core.recording import IDLE, NAMED, RAISED, Notes, Recorder
 from .._core.reporting import name_of
 from .._core.state import Worker
 from .._core.submission import Submission, clock
-from .timeline import Event
+from .timeline import Event, Noted
 
 T = TypeVar("T")
 
@@ -29,45 +28,60 @@ _BUNCHES = 8
 
 
 class Tape(Recorder):
-    """Keeps the latest `limit` starts of bodies, and as many other events."""
+    """Keeps what the notes say of the latest `limit` bodies, and as many other events."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._starts: deque[Start] = deque(maxlen=limit)
-        self.started = self._starts.append  # type: ignore[method-assign]
+        # The next four change under the core's lock.
+        #: Where each worker makes its notes, and the lists that are complete, the oldest first.
+        self._current: dict[Worker, Notes] = {}
+        self._complete: deque[tuple[Worker, Notes]] = deque()
+        #: How many bodies there are in those, and how many were in those that were dropped.
+        self._kept = self._dropped = 0
         self._events: deque[Event] = deque()
         #: How many of `_events` were dropped.
         self._gone = 0
-        #: Of each worker that has not ended, how many bodies had started there before; and how
-        #: many have started since on the others.
-        self._before: dict[Worker, int] = {}
-        self._over = 0
 
-    def begin(self, workers: Iterable[Worker]) -> None:
-        """Those of a service that is recorded from now on; under the lock."""
-        self._before.update((worker, worker.begun_bodies()) for worker in workers)
+    # Bodies.
 
-    def starts(self) -> list[Start]:
-        return copied(self._starts)
+    def noted(self, worker: Worker, notes: Notes) -> None:
+        self._complete_notes(worker)
+        self._current[worker] = notes
+
+    def ended(self, worker: Worker) -> None:
+        locked(self._complete_notes, worker)
+
+    def _complete_notes(self, worker: Worker) -> None:
+        notes = self._current.pop(worker, None)
+        if not notes:
+            return
+        self._complete.append((worker, notes))
+        self._kept += _count_bodies(notes)
+        while self._kept - (oldest := _count_bodies(self._complete[0][1])) >= self._limit:
+            self._complete.popleft()
+            self._kept -= oldest
+            self._dropped += oldest
+
+    def _all_notes(self) -> list[tuple[Worker, Notes]]:
+        return [(w, n.copy()) for w, n in (*self._complete, *self._current.items())]
+
+    def bodies(self) -> list[Noted]:
+        """In the order in which they began."""
+        by_worker: dict[Worker, Notes] = {}
+        for worker, notes in locked(self._all_notes):
+            by_worker.setdefault(worker, []).extend(notes[: len(notes) // 3 * 3])
+        found = (body for each in by_worker.items() for body in _read(*each))
+        return sorted(found, key=attrgetter("start"))[-self._limit :]
+
+    # Other events.
 
     def events(self) -> list[Event]:
         return copied(self._events)[-self._limit :]
 
     def dropped(self) -> int:
-        dropped = self._gone + max(0, len(self._events) - self._limit)
-        if len(self._starts) == self._limit:
-            # Nothing is counted for each start: workers know how many bodies they had.
-            before = self._before.copy()
-            begun = sum(worker.begun_bodies() for worker in before)
-            started = begun - sum(before.values()) + self._over
-            dropped += max(0, started - self._limit)
-        return dropped
-
-    def began(self, worker: Worker) -> None:
-        self._before.setdefault(worker, 0)
-
-    def ended(self, worker: Worker) -> None:
-        exactly(self._count, 0, worker.begun_bodies() - self._before.pop(worker, 0))
+        dropped = self._gone + max(0, len(self._events) - self._limit) + self._dropped
+        bodies = sum(_count_bodies(notes) for _, notes in locked(self._all_notes))
+        return dropped + max(0, bodies - self._limit)
 
     def _add(self, *event: Any) -> None:
         self._events.append(event)
@@ -82,17 +96,16 @@ class Tape(Recorder):
             except IndexError:
                 break  # Another thread does the same.
             dropped += 1
-        exactly(self._count, dropped, 0)
+        exactly(self._count, dropped)
 
-    def _count(self, dropped: int, started: int) -> None:
+    def _count(self, dropped: int) -> None:
         self._gone += dropped
-        self._over += started
 
     def cancelled(self, future: Submission[Any], fn: object) -> None:
-        self._add("cancel", clock(), get_ident(), future.serial, future.submitter, name_of(fn))
+        self._add("cancel", clock(), get_ident(), future.serial, future.submitter(), name_of(fn))
 
     def rerun(self, run: Submission[Any], asked: int) -> None:
-        run.submitter = get_ident()
+        run.value = get_ident()
         self._add("rerun", run.serial, get_ident(), asked)
 
     def waits(self, worker: Worker, node: Any) -> None:
@@ -116,6 +129,29 @@ class Tape(Recorder):
 
     def resumed(self, worker: Worker) -> None:
         self._add("resumed", clock(), worker)
+
+
+def _count_bodies(notes: Notes) -> int:
+    kinds = notes[2::3]
+    return len(kinds) - sum(map(kinds.count, (NAMED, RAISED, IDLE)))
+
+
+def _read(worker: Worker, notes: Notes) -> Iterator[Noted]:
+    """What the notes of `worker` say of its bodies."""
+    name = "a submission"
+    body: Noted | None = None
+    for what, serial, kind in zip(notes[::3], notes[1::3], notes[2::3], strict=True):
+        if kind is NAMED:
+            name = what
+        elif kind is RAISED:
+            body = body and body._replace(raised=True)
+        else:
+            # It is idle, or the next body begins: the one before is over.
+            if body is not None:
+                yield body._replace(end=what)
+            body = None if kind is IDLE else Noted(worker, what, None, serial, kind, name, False)
+    if body is not None:
+        yield body
 
 
 def copied(present: deque[T]) -> list[T]:

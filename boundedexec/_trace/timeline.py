@@ -13,11 +13,24 @@ from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from .._core.recording import Start
 from .._core.state import Worker
 
 #: What else happened, when, and more that depends on it; see `Trace`.
 Event: TypeAlias = "tuple[Any, ...]"
+
+
+class Noted(NamedTuple):
+    """A body that a worker made notes of."""
+
+    worker: Worker
+    start: int
+    #: When the next began, or the worker went idle; None where neither has been.
+    end: int | None
+    serial: int
+    #: The ident of the thread that submitted it; None where that was before the trace.
+    submitter: int | None
+    name: str
+    raised: bool
 
 
 class Queued(NamedTuple):
@@ -92,14 +105,14 @@ class Timeline(NamedTuple):
 
 
 def timeline(
-    starts: list[Start],
+    bodies: list[Noted],
     events: list[Event],
     queued: list[Queued],
     period: tuple[int, int],
     dropped: int,
 ) -> Timeline:
-    """Read what was recorded. Where the last body of a worker ended, that says itself."""
-    rows, arrows = _Reader(starts, events, queued, period).read()
+    """Read what was recorded. Whether the last body of a worker is over, that says itself."""
+    rows, arrows = _Reader(bodies, events, queued, period).read()
     return Timeline(*period, dropped, rows, arrows, len(queued))
 
 
@@ -113,13 +126,13 @@ class _Body(NamedTuple):
 class _Reader:
     def __init__(
         self,
-        starts: list[Start],
+        noted: list[Noted],
         events: list[Event],
         queued: list[Queued],
         period: tuple[int, int],
     ) -> None:
         self._start, self._now = period
-        self._starts = sorted((s for s in starts if s[1] <= self._now), key=itemgetter(1))
+        self._noted = [body for body in noted if body.start <= self._now]
         self._events = sorted((e for e in events if e[1] <= self._now), key=itemgetter(1))
         self._queued = queued
         #: By worker, in the order in which they began.
@@ -148,7 +161,7 @@ class _Reader:
         return rows, self._arrows
 
     def _number_all(self) -> None:
-        serials = {start[2] for start in self._starts}
+        serials = {body.serial for body in self._noted}
         serials.update(event[3] for event in self._events if event[0] == "cancel")
         serials.update(each.serial for each in self._queued)
         self._numbers = {serial: number for number, serial in enumerate(sorted(serials), 1)}
@@ -156,36 +169,20 @@ class _Reader:
     # Bodies.
 
     def _read_bodies(self) -> None:
-        by_worker: dict[Worker, list[Start]] = {}
-        for start in self._starts:
-            by_worker.setdefault(start[0], []).append(start)
-        for worker, starts in by_worker.items():
-            row = Row(worker.name, 0)
-            bodies: list[_Body] = []
-            self._bodies[worker] = bodies
+        for noted in self._noted:
+            bodies = self._bodies.setdefault(noted.worker, [])
+            row = bodies[0].row if bodies else Row(noted.worker.name, 0)
+            bodies.append(_Body(self._span(noted), row, noted.serial, noted.submitter))
+            self._by_serial[noted.serial] = bodies[-1]
+        for worker in self._bodies:
             self._by_ident.setdefault(worker.ident or 0, []).append(worker)
-            following: list[Start | None] = [*starts[1:], None]
-            for start, after in zip(starts, following, strict=True):
-                bodies.append(self._body(row, start, after))
-                self._by_serial[start[2]] = bodies[-1]
 
-    def _body(self, row: Row, start: Start, after: Start | None) -> _Body:
-        worker, since, serial, submitter, failed, _, name = start
-        span = Span("body", name, since, self._now, 0, self._numbers[serial], serial)
-        body = _Body(span, row, serial, submitter)
-        if after is not None:
-            # It went idle in between, or straight on to the next.
-            idled, ends_at, has_failed = after[5], after[1], after[4]
-        elif _executes(worker, serial):
-            span.outcome = "running"
-            return body
-        else:
-            # It may have begun another meanwhile.
-            ends_at = worker.since if worker.since > since else self._now
-            idled, has_failed = worker.idled, worker.failed
-        span.end = min(idled if since < idled < ends_at else ends_at, self._now)
-        span.outcome = "raised" if has_failed > failed else "returned"
-        return body
+    def _span(self, body: Noted) -> Span:
+        number, end = self._numbers[body.serial], body.end
+        running = (end is None or end > self._now) and _executes(body.worker, body.serial)
+        outcome = "running" if running else "raised" if body.raised else "returned"
+        end = self._now if end is None else min(end, self._now)
+        return Span("body", body.name, body.start, end, 0, number, body.serial, outcome)
 
     def _at(self, worker: Worker, time: int) -> _Body | None:
         """The body that `worker` executed at that time."""
@@ -331,7 +328,7 @@ class _Inner:
 
 def _executes(worker: Worker, serial: int) -> bool:
     future = worker.future
-    return future is not None and future.serial == serial
+    return future is not None and future.serial == serial and not future.done()
 
 
 def _name_of_thread(ident: int) -> str:
