@@ -29,6 +29,7 @@ from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
 from ._core.submission import CANCELLATION, Owner, Submission
+from .checking import check_executor
 from .service import Service, slots_of, submits_plainly
 
 __all__ = ["Coalescer"]
@@ -72,8 +73,7 @@ class Coalescer(Generic[K]):
     """
 
     def __init__(self, executor: concurrent.futures.Executor) -> None:
-        if not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"a Coalescer needs an executor with submit, not {executor!r}")
+        check_executor("a Coalescer", executor)
         self._executor = executor
         self._attach()
         _every[id(self)] = weakref.WeakMethod(self._lose, partial(_every.pop, id(self)))
