@@ -216,6 +216,8 @@ class TaskGroup:
             return False
         ended = self._futures if self._may_have_failed else []
         errors = [error for error in map(_failure, ended) if error is not None]
+        if errors:
+            self._cancelled = True  # As a callback may be late to do.
         bare = [error for error in errors if isinstance(error, _BARE)]
         errors += [own] if own is not None else []
         if self._expired:

@@ -26,7 +26,7 @@ from ._core.locking import headroom, locked
 from ._core.pool import admit, start_queued
 from ._core.reporting import Failure, name_of
 from ._core.runs import Call
-from ._core.slots import look
+from ._core.slots import copy_of, look
 from ._core.submission import (
     CANCELLATION,
     CANCELLING,
@@ -187,7 +187,7 @@ class Limiter(Line):
     def cancel(self) -> None:
         """Hand over no more, and cancel what waits."""
         self.close()
-        for member in self._waiting.copy():
+        for member in copy_of(self._waiting):
             member.cancel()
 
     def close(self) -> None:
