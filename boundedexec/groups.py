@@ -36,8 +36,10 @@ T = TypeVar("T")
 _Handled: TypeAlias = "bool | None"
 #: What is raised bare.
 _BARE = KeyboardInterrupt, SystemExit, GeneratorExit
-#: So many are waited for at once; most of those behind them end meanwhile.
+#: So many are looked through at once, and so many waited for by a body; most of those behind
+#: them end meanwhile.
 _CHUNK = 1000
+_AT_ONCE = 100
 
 
 class _Refused(RuntimeError, CancelledError):
@@ -189,9 +191,9 @@ class TaskGroup:
 
     def _wait(self) -> None:
         for pending in self._unfinished():
-            # In a body for all of them, so that its slot goes from one to the next. Elsewhere
-            # for the last: to hear of each would cost half as much as to submit it.
-            awaited = pending[-1:] if current_body() is None else pending
+            # In a body for each, so that its slot goes from one to the next. Elsewhere for the
+            # last: to hear of each would cost half as much as to submit it.
+            awaited = pending[-1:] if current_body() is None else pending[:_AT_ONCE]
             wait(awaited, self._seconds_left())
 
     def _unfinished(self) -> Iterator[list[Future[Any]]]:

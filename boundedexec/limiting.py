@@ -23,7 +23,7 @@ from typing import Any, TypeGuard
 from ._core.future import Future
 from ._core.graph import Line, Node
 from ._core.locking import headroom, locked
-from ._core.pool import admit, start_queued
+from ._core.pool import check_accepts, remember_origin, start_queued
 from ._core.reporting import Failure, name_of
 from ._core.runs import Call
 from ._core.slots import copy_of, look
@@ -180,6 +180,8 @@ class Limiter(Line):
         # In the context of a submit other executors find what they pass on.
         context = copy_context() if self._slots is None or self._slots.propagate else None
         member = _Member(self, (fn, args, kwargs or None, context), on_failure)
+        if self._slots is not None and self._slots.checked:
+            remember_origin(self._slots, member)
         self._waiting.append(member)
         self.advance()
         return member
@@ -241,7 +243,7 @@ class Limiter(Line):
         call = member.call
         try:
             if slots.checked:
-                admit(slots, member)
+                check_accepts(slots)
             member.owner = slots
             member.serial = clock()
             member.predecessor = None
@@ -260,7 +262,7 @@ class Limiter(Line):
             member.forget()
             name = "" if call is None else name_of(call[0])
             member.conclude(None, Failure(error, name, False))
-            member.predecessor = None
+            member.go_on()
             self._ended.append(member)
 
     def _give(self, member: _Member) -> None:

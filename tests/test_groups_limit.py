@@ -170,20 +170,20 @@ def test_one_in_line_is_waited_for_by_whom_those_before_it_wait() -> None:
     of that body could start."""
     known, waits = threading.Event(), threading.Event()
 
+    def first() -> int:
+        assert waits.wait(LIMIT)
+        return full.submit(int).result()
+
+    def waiting() -> str:
+        assert known.wait(LIMIT)
+        service.submit(watch)
+        return last.result()
+
+    def watch() -> None:
+        wait_until(lambda: bool(full.tasks()[0].waits_for))
+        waits.set()
+
     with Service(1) as full, Service(2) as service:
-
-        def first() -> int:
-            assert waits.wait(LIMIT)
-            return full.submit(int).result()
-
-        def waiting() -> str:
-            assert known.wait(LIMIT)
-            service.submit(lambda: wait_until(is_waiting) or waits.set())
-            return last.result()
-
-        def is_waiting() -> bool:
-            return any(task.state != "running" or task.waits_for for task in full.tasks())
-
         with TaskGroup(service, limit=1) as group:
             group.submit(first)
             last = group.submit(str)

@@ -87,8 +87,12 @@ def queue_call(
 
 
 def admit(slots: Slots, future: Submission[Any]) -> None:
-    """`check_accepts`, and remember where it was made, and on which thread."""
     check_accepts(slots)
+    remember_origin(slots, future)
+
+
+def remember_origin(slots: Slots, future: Submission[Any]) -> None:
+    """Remember on which thread and where it was made, where somebody wants to know."""
     if slots.recorder is not SILENT:
         future.submitter = get_ident()
     if debugging.on:
