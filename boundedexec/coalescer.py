@@ -28,7 +28,8 @@ from ._core.recording import SILENT
 from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
-from ._core.submission import CANCELLATION, Owner, Submission
+from ._core.submission import CANCELLATION, Owner, Submission, ended_under_lock
+from .checking import check_executor
 from .service import Service, slots_of, submits_plainly
 
 __all__ = ["Coalescer"]
@@ -72,8 +73,7 @@ class Coalescer(Generic[K]):
     """
 
     def __init__(self, executor: concurrent.futures.Executor) -> None:
-        if not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"a Coalescer needs an executor with submit, not {executor!r}")
+        check_executor("a Coalescer", executor)
         self._executor = executor
         self._attach()
         _every[id(self)] = weakref.WeakMethod(self._lose, partial(_every.pop, id(self)))
@@ -224,11 +224,7 @@ class Coalescer(Generic[K]):
     def _on_done(self, run: Run, inner: concurrent.futures.Future[Any]) -> None:
         """The executor is done with it."""
         _decide_as(run, inner)
-        # The stdlib's pools cancel and break under the lock of their `submit`.
-        broken = inner.cancelled() or isinstance(
-            inner.exception(), concurrent.futures.BrokenExecutor
-        )
-        if broken and run.successor is not None and self._slots is None:
+        if run.successor is not None and self._slots is None and ended_under_lock(inner):
             try:
                 threading.Thread(target=self._follow, args=(run,), daemon=True).start()
                 run.call_back()

@@ -1,24 +1,33 @@
 """TaskGroup: a part of what an executor does is waited for, cancelled and collected as one.
 
-A thread notes the failure of a body on its way out, before it takes what is queued behind.
-Nothing is locked: who adds to what another thread looks through looks itself afterwards.
+On a Service the thread of a body that fails tells the group, before it takes what is queued
+behind; on other executors a done-callback does. Nothing is locked: who adds to what another
+thread looks through looks itself afterwards.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from ._core.blocking import DeadlockError
+from ._core.locking import headroom
+from ._core.pool import queue_call
+from ._core.state import current_body
+from ._core.submission import NoteFailure
 from ._core.waits import wait
-from .limiting import Call, Line
-from .service import Service
+from .checking import check_executor, check_timeout, checked_integer
+from .limiting import Limiter
+from .service import Service, slots_of, submits_plainly
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from ._core.state import Slots
     from .async_block import AsyncBlock
 
 P = ParamSpec("P")
@@ -27,8 +36,10 @@ T = TypeVar("T")
 _Handled: TypeAlias = "bool | None"
 #: What is raised bare.
 _BARE = KeyboardInterrupt, SystemExit, GeneratorExit
-#: So many are waited for at once; most of those behind them end meanwhile.
-_CHUNK = 100
+#: So many are looked through at once, and so many waited for by a body; most of those behind
+#: them end meanwhile.
+_CHUNK = 1000
+_AT_ONCE = 100
 
 
 class _Refused(RuntimeError, CancelledError):
@@ -41,9 +52,8 @@ class TaskGroup:
     Args:
         executor: any `concurrent.futures.Executor`. Several groups may share one.
         limit: so many of the group's submissions are with the executor at most; the others
-            wait here, in order. Each that is there takes a waiting thread, fails with what
-            the executor's `submit` raises, and is cancelled by the group alone: it fails
-            with `CancelledError`. On a `Service`, a body lends its place to one it waits for.
+            wait here, in order, and fail with what the executor's `submit` raises. Where on a
+            `Service` all that are there wait for others in line, one of these goes past it.
         timeout: seconds for the block as a whole. Then the group is cancelled, and the end
             raises `TimeoutError`, beside failures, without waiting for what runs.
 
@@ -56,6 +66,9 @@ class TaskGroup:
     that ends with `CancelledError`, or with what `submit` raises in a cancelled group, was
     cancelled, and did not fail.
 
+    A group keeps the futures of all that was submitted, and so the results, until it is
+    dropped: for a stream that never ends, use one after the other.
+
     The block of a thread is not interrupted: `submit`, `cancelled` and the end look. That of a
     coroutine, `async with`, is, where it awaits; no thread waits for it. Raises `TypeError` or
     `ValueError` for arguments that are none of these. After asyncio's `TaskGroup`, trio's
@@ -65,16 +78,20 @@ class TaskGroup:
     def __init__(
         self, executor: Executor, *, limit: int | None = None, timeout: float | None = None
     ) -> None:
-        if not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"a TaskGroup needs an executor with submit, not {executor!r}")
-        if timeout is not None and not hasattr(timeout, "__float__"):
-            raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
-        # Whether bodies are executed here. (A subclass of the stdlib's may do so elsewhere.)
-        self._here = isinstance(executor, Service) or type(executor) is ThreadPoolExecutor
-        self._line = None if limit is None else Line(executor, limit)
-        self._submit: Callable[..., Future[Any]] = (self._line or executor).submit
+        check_executor("a TaskGroup", executor)
+        check_timeout(timeout)
+        self._executor = executor
+        self._limiter: Limiter | None = None
+        if limit is not None:
+            self._limiter = Limiter(executor, checked_integer("limit", limit, 1))
+        # Where what is submitted stands in a service's queue itself.
+        self._slots: Slots | None = None
+        if limit is None and isinstance(executor, Service) and submits_plainly(executor):
+            self._slots = slots_of(executor)
+        # Weak, so that no future keeps the group.
+        self._note_failure = weakref.WeakMethod(self._note)
+        self._may_have_failed = False
         self._timeout = None if timeout is None else float(timeout)
-        self._call: Call | None = None  # The last one: mostly there is one callable for all.
         self._deadline: float | None = None  # On the monotonic clock.
         self._expired = self._cancelled = False
         self._closed: str | None = "has not been entered"  # Why `submit` refuses.
@@ -93,22 +110,24 @@ class TaskGroup:
             raise RuntimeError(f"this TaskGroup {self._closed}")
         if self._cancelled or (self._deadline is not None and self.cancelled):
             raise _Refused("this TaskGroup is cancelled")
-        call: Any = fn  # Itself where bodies are executed elsewhere, so that it pickles.
-        if self._here:
-            call = self._call
-            if call is None or call.func is not fn:
-                call = self._call = Call(fn, self._note)
-        future = self._submit(call, *args, **kwargs) if kwargs else self._submit(call, *args)
-        if not self._here or self._line is not None:  # Whose own failures nothing else notes.
-            future.add_done_callback(lambda over: self._note(_failure(over)))
+        future: Future[Any]
+        if self._slots is not None:
+            future = queue_call(self._slots, fn, args, kwargs, self._note_failure)
+        elif self._limiter is not None:
+            future = self._limiter.submit(fn, args, kwargs, self._note_failure)
+        else:
+            future = self._executor.submit(fn, *args, **kwargs)
+            self._may_have_failed = True  # The callback may come late.
+            future.add_done_callback(partial(_note_end, self._note_failure))
         self._futures.append(future)
         if self._cancelled:  # It is known, so look.
             future.cancel()
         return future
 
-    def _note(self, error: BaseException | None) -> None:
+    def _note(self, error: BaseException) -> None:
         """A body has ended with `error`."""
-        if error is not None and not isinstance(error, CancelledError):
+        self._may_have_failed = True
+        if not isinstance(error, CancelledError):
             if not self._cancelled:
                 self.cancel()
             if self._block is not None:
@@ -117,11 +136,12 @@ class TaskGroup:
     def cancel(self) -> None:
         """Cancel what has not started; the block's end waits for what runs, and raises
         nothing for this. Never blocks but for done-callbacks; may be called from anywhere."""
+        headroom()
         self._cancelled = True
+        if self._limiter is not None:
+            self._limiter.cancel()  # First, or these would have it hand over the next.
         for future in self._futures.copy():
             future.cancel()
-        if self._line is not None:
-            self._line.cancel()
 
     @property
     def cancelled(self) -> bool:
@@ -146,6 +166,7 @@ class TaskGroup:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> _Handled:
+        headroom(40)
         try:
             try:
                 error = self._own(error)
@@ -164,17 +185,22 @@ class TaskGroup:
         """The block's exception, which cancels the group unless it follows from that."""
         if self._cancelled and isinstance(error, CancelledError):
             return None
-        if error is not None or self._expired:
-            self.cancel()
+        if error is not None or self._cancelled:
+            self.cancel()  # Perhaps again: a Ctrl-C may have come in the middle.
         return error
 
     def _wait(self) -> None:
         for pending in self._unfinished():
-            wait(pending, self._seconds_left())
+            # In a body for each, so that its slot goes from one to the next. Elsewhere for the
+            # last: to hear of each would cost half as much as to submit it.
+            awaited = pending[-1:] if current_body() is None else pending[:_AT_ONCE]
+            wait(awaited, self._seconds_left())
 
     def _unfinished(self) -> Iterator[list[Future[Any]]]:
         """Some that are to be waited for, until none are; then the group is closed."""
         seen = 0
+        if self._limiter is not None:
+            self._limiter.advance()  # A Ctrl-C may have come where it did.
         for self._closed in (None, "is over"):  # Closed, so look, for what came from elsewhere.
             while seen < len(self._futures):
                 chunk = self._futures[seen : seen + _CHUNK]
@@ -190,7 +216,10 @@ class TaskGroup:
         """Raise what there is to raise; whether the block's `own` exception is done with."""
         if isinstance(own, _BARE):
             return False
-        errors = [error for error in map(_failure, self._futures) if error is not None]
+        ended = self._futures if self._may_have_failed else []
+        errors = [error for error in map(_failure, ended) if error is not None]
+        if errors:
+            self._cancelled = True  # As a callback may be late to do.
         bare = [error for error in errors if isinstance(error, _BARE)]
         errors += [own] if own is not None else []
         if self._expired:
@@ -206,9 +235,7 @@ class TaskGroup:
 
     def _leave(self) -> None:
         self._closed = "is over"
-        self._deadline = self._call = None
-        if self._line is not None:
-            self._line.shutdown(wait=False)
+        self._deadline = None
 
     async def __aenter__(self) -> Self:
         from .async_block import AsyncBlock  # noqa: PLC0415  # Which imports asyncio.
@@ -240,6 +267,12 @@ class TaskGroup:
         finally:
             self._leave()
             del error, interrupt, trace
+
+
+def _note_end(note_failure: NoteFailure, over: Future[Any]) -> None:
+    note, error = note_failure(), _failure(over)
+    if note is not None and error is not None:
+        note(error)
 
 
 def _failure(future: Future[Any]) -> BaseException | None:

@@ -1,83 +1,388 @@
-"""What a group hands over, and the line in which it waits for that where there is a limit.
+"""The line in which a group's submissions wait where the executor is to have but some of them.
 
-It waits in the queue of a `Service` whose bodies hand over, and wait for what they handed
-over. That costs a thread for each. But then waits lend, and circles are seen, as on any
-Service, which futures of another kind would have to tell the core.
+What waits is a future of its own. On a Service it then stands in the queue itself; what another
+executor is handed is the callable, and the future ends as what that returned. The thread that
+ends one hands over the next, one thread at a time, so the order stays. The executor is called
+under no other lock.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any
+import os
+import threading
+import weakref
+from _thread import get_ident
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeGuard
 
-from .service import Service, slots_of
+from ._core.future import Future
+from ._core.graph import Line, Node
+from ._core.locking import headroom, locked
+from ._core.pool import check_accepts, remember_origin, start_queued
+from ._core.reporting import Failure, name_of
+from ._core.runs import Call
+from ._core.slots import copy_of, look
+from ._core.submission import (
+    CANCELLATION,
+    CANCELLING,
+    ENDING,
+    PENDING,
+    RUNNING,
+    AnyFuture,
+    NoteFailure,
+    Owner,
+    Submission,
+    clock,
+    ended_under_lock,
+)
+from .service import Service, slots_of, submits_plainly
 
 
-class Call:
-    """A body whose failure is noted by the thread that executes it."""
+class _Member(Future[Any]):
+    """A submission that waits in line, while that is its `predecessor`. Then this is None where
+    it stands in a service's queue, else what the executor returned."""
 
-    __slots__ = ("func", "note")
+    __slots__ = ("limiter", "call")
 
-    def __init__(self, func: Callable[..., Any], note: Callable[[BaseException], None]) -> None:
-        self.func = func  # What a person calls it by, see `name_of`.
-        self.note = note
+    def __init__(self, limiter: Limiter, call: Call, on_failure: NoteFailure) -> None:
+        self.state = PENDING
+        self.failure = None
+        self.owner = limiter.owner
+        self.args = self.kwargs = self.context = None
+        self.serial = clock()
+        self.on_failure = on_failure
+        #: None once it is over, and need not be told.
+        self.limiter: Limiter | None = limiter
+        #: None once it has begun, or is over.
+        self.call: Call | None = call
+        self.predecessor = limiter
+        self.fn = True
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def callee(self) -> object:
+        call = self.call
+        return None if call is None else call[0]
+
+    # As `_core.loop.LateCall`: what a worker calls, which has the claim.
+
+    def start(self) -> Call:
+        call, self.call = self.call, None
+        assert call is not None
+        return call
+
+    def leave(self) -> None:
+        pass
+
+    def go_on(self) -> None:
+        """Have the next handed over: before the callbacks, which may wait for it. Repeatable."""
+        limiter = self.limiter
+        if limiter is not None:
+            limiter.release(self)
+            self.limiter = self.predecessor = None
+
+    def fail(self, exception: BaseException, name: str) -> None:
+        self.note_failure(exception)
+        self.go_on()
+        super().fail(exception, name)
+
+    def forget(self) -> None:
+        super().forget()
+        self.call = None
+
+    # On another executor.
+
+    def conclude(self, value: Any, failure: Failure | None) -> None:
+        """Be over; the callbacks are left to the caller. Repeatable."""
+        if failure is not None and failure is not CANCELLATION:
+            self.note_failure(failure.exception)
+        locked(self.store, value, failure)
+        self.close()
+        self.successor = None
+
+    def store(self, value: Any, failure: Failure | None) -> None:
+        if self.state is RUNNING:
+            self.value = value
+            self.failure = failure
+            self.state = CANCELLING if failure is CANCELLATION else ENDING
+        if failure is not None and (failure is not self.failure or not self.reported):
+            failure.asked = True
+
+    @property
+    def inner(self) -> AnyFuture | None:
+        """What the executor returned."""
+        before = self.predecessor
+        return None if isinstance(before, Line) else before
+
+    def running(self) -> bool:
+        inner = self.inner
+        return super().running() if inner is None else not self.done() and inner.running()
+
+    def cancel(self) -> bool:
+        """Cancel it where it waits in line, or where the executor has not begun it."""
+        headroom()
+        inner = self.inner
         try:
-            return self.func(*args, **kwargs)
-        except BaseException as error:
-            self.note(error)
-            del self, args, kwargs  # The traceback holds this frame.
+            if super().cancel():
+                self.forget()
+                self.go_on()
+            elif inner is not None:
+                inner.cancel()
+        except BaseException:  # A Ctrl-C: nobody else would do the rest.
+            if self.cancelled():
+                self.go_on()
+            elif inner is not None and inner.cancelled() and self.limiter is not None:
+                self.limiter.ended(self, inner)
             raise
+        return self.cancelled()
+
+    def _become_cancelled(self) -> None:
+        self.close()
+        self.go_on()
+        self.call_back()
 
 
-class _Turn:
-    """Its turn has come: hands over, and waits."""
-
-    __slots__ = ("func", "line")
-
-    def __init__(self, line: Line, func: Callable[..., Any]) -> None:
-        self.line = line
-        self.func = func  # As of `Call`.
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        line, future = self.line, None
-        try:
-            future = line.executor.submit(self.func, *args, **kwargs)
-            line.handed[future] = None
-            if line.cancelled:  # Known, so look.
-                future.cancel()
-            return future.result()
-        finally:
-            line.handed.pop(future, None)
-            del self, args, kwargs, line, future  # A traceback may hold this frame.
-
-
-class Line(Executor):
+class Limiter(Line):
     """Hands over to `executor`, of which it has at most `limit` futures that are not over."""
 
     def __init__(self, executor: Executor, limit: int) -> None:
-        if isinstance(limit, bool) or not hasattr(limit, "__index__"):
-            raise TypeError(f"limit must be an int or None, not {limit!r}")
-        if limit < 1:
-            raise ValueError(f"limit must be 1 or more, not {limit!r}")
-        # What a daemon abandons at exit is not waited for.
-        daemon = isinstance(executor, Service) and slots_of(executor).settings.daemon
-        self._service = Service(operator.index(limit), "TaskGroup", daemon=daemon)
-        self.executor = executor
-        self.handed: dict[Any, None] = {}
-        self.cancelled = False
+        super().__init__()
+        self._executor = executor
+        self._limit = limit
+        self._slots = slots_of(executor) if isinstance(executor, Service) else None
+        #: Whether they stand in the service's queue themselves.
+        self._direct = isinstance(executor, Service) and submits_plainly(executor)
+        #: Says whether a fork has lost what waits here.
+        self.owner = Owner()
+        #: In order, and some that were handed over or cancelled. Taken out by the thread that
+        #: hands over.
+        self._waiting: deque[_Member] = deque()
+        #: Those that go first, and past the limit: what was handed over waits for them.
+        self._urgent: deque[_Member] = deque()
+        self._handing_over = threading.Lock()
+        #: Which thread that is; and what ended under it, whose callbacks are to come.
+        self._holder: int | None = None
+        self._ended: deque[_Member] = deque()
+        self._closed = False
+        #: [lock] Whose waits lead here.
+        self._led: dict[Node, None] = {}
+        _every.add(self)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return self._service.submit(_Turn(self, fn), *args, **kwargs)
+    def submit(
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], on_failure: NoteFailure
+    ) -> Future[Any]:
+        """What the executor raises is the failure of the future."""
+        if len(self.pending) < self._limit:
+            headroom()
+        # In the context of a submit other executors find what they pass on.
+        context = copy_context() if self._slots is None or self._slots.propagate else None
+        member = _Member(self, (fn, args, kwargs or None, context), on_failure)
+        if self._slots is not None and self._slots.checked:
+            member.value = get_ident()
+            remember_origin(member)
+        self._waiting.append(member)
+        self.advance()
+        return member
 
     def cancel(self) -> None:
-        """Cancel what was handed over, and what will be."""
-        self.cancelled = True
-        for future in list(self.handed):
-            future.cancel()
+        """Hand over no more, and cancel what waits."""
+        self.close()
+        for member in copy_of(self._waiting):
+            member.cancel()
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._service.shutdown(wait, cancel_futures=cancel_futures)
+    def close(self) -> None:
+        self._closed = True
+        locked(self._ring)
+
+    def advance(self) -> None:
+        while self._has_turn():
+            held: list[bool] = []  # As in `locking.holding`.
+            try:
+                held += map(self._handing_over.acquire, (False,))
+                if not held[0]:
+                    return  # Who holds it looks again.
+                self._holder = get_ident()
+                self._hand_over_next()
+            finally:
+                if any(held):
+                    self._holder = None
+                    self._handing_over.release()
+            self._call_back()
+
+    def _has_turn(self) -> bool:
+        has_room = bool(self._waiting) and len(self.pending) < self._limit
+        return not self._closed and (has_room or bool(self._urgent))
+
+    def _hand_over_next(self) -> None:
+        if not self._has_turn():
+            return  # Another thread has just handed over.
+        queue = self._urgent or self._waiting
+        member = queue[0]
+        try:
+            if member.predecessor is self:
+                self.pending[member] = None
+                (self._queue if self._direct else self._give)(member)
+        finally:
+            waits = member.predecessor is self and member.state is PENDING
+            if not waits:
+                queue.popleft()
+            # Known, so look: it may have been cancelled before. Or a Ctrl-C came.
+            if waits or member.done():
+                self.pending.pop(member, None)
+        if self._led:
+            locked(self._ring)
+        if self._closed:
+            member.cancel()
+
+    def _queue(self, member: _Member) -> None:
+        """Have it stand in the service's queue."""
+        slots = self._slots
+        assert slots is not None
+        call = member.call
+        try:
+            if slots.checked:
+                check_accepts(slots)
+            member.owner = slots
+            member.serial = clock()
+            member.predecessor = None
+            slots.queue.append(member)
+            if (slots.free and slots.quiet) or slots.refusal is not None:
+                start_queued(slots, member)
+        except RuntimeError as error:
+            self._refuse(member, error, call)
+        except BaseException:  # A Ctrl-C.
+            member.cancel()
+            look(slots)
+            raise
+
+    def _refuse(self, member: _Member, error: BaseException, call: Call | None) -> None:
+        if member.claim() or member.state is RUNNING:
+            member.forget()
+            name = "" if call is None else name_of(call[0])
+            member.conclude(None, Failure(error, name, False))
+            member.go_on()
+            self._ended.append(member)
+
+    def _give(self, member: _Member) -> None:
+        """Have the executor accept the callable."""
+        inner: AnyFuture | None = None
+        call = member.call
+        try:
+            if call is None or not member.claim():
+                return  # Cancelled.
+            fn, args, kwargs, context = call
+            member.forget()
+            enter = operator.call if context is None else context.run
+            inner = enter(self._executor.submit, fn, *args, **(kwargs or {}))
+            self._attach(member, inner)
+        except BaseException as error:
+            if inner is None:
+                self._refuse(member, error, call)
+            else:
+                self._attach(member, inner)  # A Ctrl-C. Harmless when repeated.
+            if not isinstance(error, Exception):
+                raise
+
+    def _attach(self, member: _Member, inner: AnyFuture) -> None:
+        member.predecessor = inner
+        if _is_submission(inner):
+            inner.successor = member
+        inner.add_done_callback(partial(self.ended, member))
+
+    def ended(self, member: _Member, inner: AnyFuture) -> None:
+        """The executor is done with `inner`."""
+        try:
+            self._end(member, inner)
+        except BaseException:
+            self._end(member, inner)  # A Ctrl-C: nobody else would.
+            raise
+        if self._holder == get_ident():
+            self._ended.append(member)  # Its callbacks may wait for the next.
+        else:
+            member.call_back()
+
+    def _end(self, member: _Member, inner: AnyFuture) -> None:
+        if _is_submission(inner):
+            inner.successor = None
+        member.conclude(*_outcome(inner))
+        self.pending.pop(member, None)
+        if self._slots is None and self._has_turn() and ended_under_lock(inner):
+            try:
+                threading.Thread(target=member.go_on, daemon=True).start()
+                return
+            except RuntimeError:
+                pass  # Here, then, and at one's own risk.
+        member.go_on()
+
+    def release(self, member: _Member) -> None:
+        """It is over: hand over the next."""
+        try:
+            self.pending.pop(member, None)
+            if self._led and not (self._waiting and self.over()):
+                locked(self._ring)  # None is handed over for it: another may have to go past.
+            self.advance()
+        except BaseException:
+            self.pending.pop(member, None)
+            self.advance()  # A Ctrl-C.
+            raise
+
+    def _call_back(self) -> None:
+        while self._ended:
+            try:
+                member = self._ended.popleft()
+            except IndexError:
+                return
+            member.call_back()
+
+    # As a `Line`.
+
+    def over(self) -> bool:
+        return len(self.pending) < self._limit  # Somebody is about to hand over the next.
+
+    def led_to(self, start: Node) -> None:
+        self._led[start] = None
+
+    def _ring(self) -> None:
+        while self._led:
+            node, _ = self._led.popitem()
+            node.changed = True
+            node.ring()
+
+    def let_through(self, awaited: Iterable[Any]) -> None:
+        for future in awaited:
+            if isinstance(future, _Member) and future.predecessor is self:
+                self._urgent.append(future)
+                return
+
+
+def _is_submission(inner: object) -> TypeGuard[Future[Any]]:
+    """Whether it is to be found who waits for the member. (A Coalescer's runs follow others.)"""
+    return type(inner) is Future
+
+
+def _outcome(inner: AnyFuture) -> tuple[Any, Failure | None]:
+    if inner.cancelled():
+        return None, CANCELLATION
+    if isinstance(inner, Submission):
+        return getattr(inner, "value", None), inner.failure
+    error = inner.exception()
+    if error is None:
+        return inner.result(), None
+    return None, Failure(error, "a submission to a TaskGroup", False)
+
+
+_every: weakref.WeakSet[Limiter] = weakref.WeakSet()
+
+
+def _lose_all() -> None:
+    """In a forked child nobody hands over what waits."""
+    for limiter in list(_every):
+        limiter.owner.lost = True
+        limiter.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lose_all)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-import operator
 import os
-import threading
 import time
 import weakref
 from _thread import get_ident
@@ -26,6 +24,7 @@ from ._core.slots import look, set_bound
 from ._core.state import RECORDED, Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
 from ._core.wrapping import is_wrapped, submit_wrapped, takes_effect
+from .checking import check_timeout, checked_integer, checked_seconds
 
 if TYPE_CHECKING:
     from typing import Self, TextIO
@@ -95,13 +94,13 @@ class Service(concurrent.futures.Executor):
             raise TypeError(f"initializer must be a callable or None, not {initializer!r}")
         settings = Settings(
             thread_name_prefix or f"Service-{next(_service_numbers)}",
-            _checked_seconds("idle_timeout", idle_timeout),
+            checked_seconds("idle_timeout", idle_timeout),
             None if initializer is None else partial(initializer, *initargs),
             lending,
             propagate_context,
-            None if max_queued is None else _checked_integer("max_queued", max_queued, 0),
+            None if max_queued is None else checked_integer("max_queued", max_queued, 0),
             daemon,
-            _checked_seconds("slow_after", slow_after),
+            checked_seconds("slow_after", slow_after),
         )
         self.attach(make_slots(settings, _checked_bound(max_workers)))
 
@@ -113,7 +112,7 @@ class Service(concurrent.futures.Executor):
     @classmethod
     def bounded(cls, max_workers: int, /, *args: Any, **kwargs: Any) -> Self:
         """A service of at most `max_workers` bodies at once; other arguments as for the class."""
-        return cls(_checked_integer("max_workers", max_workers, 1), *args, **kwargs)
+        return cls(checked_integer("max_workers", max_workers, 1), *args, **kwargs)
 
     @classmethod
     def unbounded(cls, *args: Any, **kwargs: Any) -> Self:
@@ -255,7 +254,7 @@ class Service(concurrent.futures.Executor):
         submit is waited for too. Raises `RuntimeError` in a body of this service,
         which would wait for itself.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         if self._is_waited_for_by_itself():
             raise RuntimeError("block_till_done in a body of its own service would never return")
         headroom()
@@ -269,7 +268,7 @@ class Service(concurrent.futures.Executor):
         Raises `RuntimeError` on a loop that runs in a body of this service, which
         would wait for itself, and where no asyncio loop runs.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         if self._is_waited_for_by_itself():
             raise RuntimeError(
                 "async_block_till_done in a body of its own service would never return"
@@ -318,7 +317,7 @@ class Service(concurrent.futures.Executor):
         """
         from ._core.tasks import tasks  # noqa: PLC0415
 
-        return tasks(self._slots, None if limit is None else _checked_integer("limit", limit, 0))
+        return tasks(self._slots, None if limit is None else checked_integer("limit", limit, 0))
 
     def dump(self, file: TextIO | None = None) -> None:
         """Write what the service does to `file`, by default standard error, for a person.
@@ -369,20 +368,8 @@ def submits_plainly(service: Service) -> bool:
 def _checked_bound(max_workers: Any) -> int | None:
     if max_workers is None:
         return 4 * _usable_cpus()
-    bound = _checked_integer("max_workers", max_workers)
+    bound = checked_integer("max_workers", max_workers)
     return bound if bound > 0 else None
-
-
-def _checked_integer(name: str, value: Any, least: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be {least} or more, not {value!r}")
-    return number
 
 
 def _check_buffersize(buffersize: object) -> None:
@@ -392,25 +379,6 @@ def _check_buffersize(buffersize: object) -> None:
             raise TypeError("buffersize must be an integer or None")
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-
-
-def _checked_seconds(name: str, value: object) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be seconds or None, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
-    return min(float(value), threading.TIMEOUT_MAX)
-
-
-def _check_timeout(timeout: Any) -> None:
-    try:
-        comparable = timeout is None or timeout == timeout + 0.0
-    except TypeError:
-        raise TypeError(f"timeout must be seconds or None, not {timeout!r}") from None
-    if not comparable:
-        raise ValueError("timeout must be seconds or None, not nan")
 
 
 def _usable_cpus() -> int:

@@ -25,7 +25,6 @@ from helpers import (
     POOLS,
     SERVICES,
     NewService,
-    Passing,
     Starts,
 )
 
@@ -129,10 +128,15 @@ def no_collector() -> Iterator[None]:
 def made(request: pytest.FixtureRequest) -> Iterator[Executor]:
     with request.param() as executor:
         yield executor
-        if isinstance(executor, Passing):
-            executor.executor.shutdown()
 
 
 service = pytest.fixture(params=SERVICES.values(), ids=list(SERVICES))(made)
 pool = pytest.fixture(params=POOLS.values(), ids=list(POOLS))(made)
 executor = pytest.fixture(params=EXECUTORS.values(), ids=list(EXECUTORS))(made)
+
+
+@pytest.fixture(params=[None, 1, 2])
+def limit(request: pytest.FixtureRequest) -> int | None:
+    """How many of a group's submissions are with the executor at once."""
+    limit: int | None = request.param
+    return limit

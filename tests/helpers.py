@@ -235,6 +235,13 @@ def holding(executor: Executor, count: int = 1) -> Generator[None]:
             future.result(LIMIT)
 
 
+def bound_of(pool: Any) -> int | None:
+    """How many bodies it executes at once."""
+    pool = getattr(pool, "executor", pool)
+    bound: int | None = getattr(pool, "max_workers", getattr(pool, "_max_workers", None))
+    return bound
+
+
 def check_every_slot(service: Service) -> None:
     """Nothing is outstanding; each slot can be used, all at once, and there are no more."""
     assert service.block_till_done(LIMIT), "something is outstanding for ever"
@@ -381,6 +388,9 @@ class Passing(Executor):
         after, self.after = self.after, int
         after()
         return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.executor.shutdown(wait, cancel_futures=cancel_futures)
 
 
 class Chained(Service):

@@ -12,10 +12,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import nullcontext
-from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,14 +21,13 @@ import pytest
 from helpers import (
     LIMIT,
     Boom,
-    Executing,
     Inline,
-    Manual,
     NewService,
     Oops,
     Thing,
     Wait,
     all_gone,
+    bound_of,
     every_wait,
     fail,
     forking,
@@ -40,29 +37,7 @@ from helpers import (
     wait_until,
 )
 
-import boundedexec
 from boundedexec import DeadlockError, Service, TaskGroup
-
-EXECUTORS: dict[str, Callable[[], Executor]] = {
-    "one slot": lambda: Service(1),
-    "three slots": lambda: Service(3),
-    "no bound": Service.unbounded,
-    "drop-in": lambda: boundedexec.ThreadPoolExecutor(2),
-    "the stdlib's": lambda: concurrent.futures.ThreadPoolExecutor(2),
-}
-LIMITS = [None, 1, 2]
-
-
-@pytest.fixture(params=EXECUTORS.values(), ids=list(EXECUTORS))
-def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    with request.param() as pool:
-        yield pool
-
-
-@pytest.fixture(params=LIMITS)
-def limit(request: pytest.FixtureRequest) -> int | None:
-    limit: int | None = request.param
-    return limit
 
 
 def was_cancelled(future: Future[Any]) -> bool:
@@ -122,7 +97,7 @@ def test_only_its_own_part_is_waited_for(new_service: NewService) -> None:
 
 def test_processes() -> None:
     with concurrent.futures.ProcessPoolExecutor(1) as pool:
-        for limit in LIMITS:
+        for limit in None, 1, 2:
             with TaskGroup(pool, limit=limit) as group:
                 for number in range(5):
                     group.submit(pow, number, 2)
@@ -181,7 +156,7 @@ def test_a_failure_cancels_what_is_queued_behind_it(limit: int | None) -> None:
 def test_what_runs_is_waited_for_and_sees_that_the_group_is_cancelled(
     pool: Executor, limit: int | None
 ) -> None:
-    if limit == 1 or getattr(pool, "max_workers", 2) == 1:
+    if limit == 1 or bound_of(pool) == 1:
         pytest.skip("two must run at once")
     started, seen = threading.Event(), threading.Event()
 
@@ -377,7 +352,7 @@ def test_arguments_are_checked() -> None:
             TaskGroup(service, limit=0)
         with pytest.raises(TypeError, match="timeout"):
             TaskGroup(service, timeout="1")  # type: ignore[arg-type]
-        for limit in LIMITS:
+        for limit in None, 1:
             with TaskGroup(service, limit=limit) as group, pytest.raises(TypeError):
                 group.submit(5)  # type: ignore[arg-type]
 
@@ -396,7 +371,6 @@ def test_an_executor_that_is_shut_down_under_a_group_leaves_nothing_unresolved(
     pool: Executor, limit: int | None
 ) -> None:
     gate, started = threading.Event(), threading.Semaphore(0)
-    bound: Any = getattr(pool, "max_workers", getattr(pool, "_max_workers", None))
 
     def body() -> None:
         started.release()
@@ -406,77 +380,13 @@ def test_an_executor_that_is_shut_down_under_a_group_leaves_nothing_unresolved(
     try:
         with TaskGroup(pool, limit=limit) as group:
             futures += [group.submit(body) for _ in range(20)]
-            for _ in range(min(bound or 20, limit or 20)):
+            for _ in range(min(bound_of(pool) or 20, limit or 20)):
                 assert started.acquire(timeout=LIMIT)
             pool.shutdown(wait=False, cancel_futures=True)
             gate.set()
     except* RuntimeError as raised:
         assert "shutdown" in str(raised.exceptions[0])
     assert len(futures) == 20 and all(future.done() for future in futures)
-
-
-# A limit
-
-
-@pytest.mark.parametrize("limit", [1, 3])
-def test_at_most_limit_are_with_the_executor(limit: int) -> None:
-    executor = Manual()
-
-    def has(count: int) -> bool:
-        return len(executor.handed) == count
-
-    with TaskGroup(executor, limit=limit) as group:
-        futures = [group.submit(int, str(number)) for number in range(20)]
-        for over in range(20):
-            wait_until(partial(has, min(limit, 20 - over)))
-            assert not any(future.running() for future in futures[over + limit :])
-            future, fn, args, kwargs = executor.handed.popleft()
-            future.set_result(fn(*args, **kwargs))
-    assert group.results() == list(range(20))
-
-
-def test_a_limit_bounds_what_executes(pool: Executor) -> None:
-    executing = Executing()
-
-    def body(_: int) -> None:
-        with executing:
-            time.sleep(0.0005)
-
-    with TaskGroup(pool, limit=2) as group:
-        for number in range(60):
-            group.submit(body, number)
-    assert executing.peak <= 2
-
-
-def test_what_waits_in_line_starts_in_order(pool: Executor) -> None:
-    order: list[int] = []
-    with TaskGroup(pool, limit=1) as group:
-        for number in range(100):
-            group.submit(order.append, number)
-    assert order == list(range(100))
-
-
-def test_what_waits_in_line_can_be_cancelled(pool: Executor) -> None:
-    ran: list[int] = []
-    gate = threading.Event()
-    with TaskGroup(pool, limit=1) as group:
-        group.submit(gate.wait, LIMIT)
-        futures = [group.submit(ran.append, number) for number in range(10)]
-        assert futures[3].cancel() and futures[3].cancel()
-        assert futures[3].cancelled()
-        gate.set()
-    assert ran == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-
-
-def test_an_executor_that_runs_everything_at_once_does_not_nest() -> None:
-    with TaskGroup(Inline(), limit=1) as group:
-
-        def many() -> None:
-            for _ in range(5000):
-                group.submit(int)
-
-        group.submit(many)
-    assert len(group.results()) == 5001
 
 
 # In a body
@@ -495,32 +405,6 @@ def test_the_end_lends_the_slot(bound: int, limit: int | None) -> None:
         assert service.submit(nest, 6).result(LIMIT) == 127
 
 
-@every_wait
-def test_a_body_that_waits_for_one_in_line_lends_its_place(wait: Wait) -> None:
-    def nest(depth: int) -> int:
-        if depth:
-            futures = [group.submit(nest, depth - 1), group.submit(nest, depth - 1)]
-            for future in futures:
-                wait(future)
-        return depth
-
-    with Service(1) as service:
-        with TaskGroup(service, limit=1) as group:
-            group.submit(nest, 4)
-        assert len(group.results()) == 31
-
-
-def test_bodies_that_wait_for_all_in_line_lend_their_places() -> None:
-    def nest(depth: int) -> None:
-        boundedexec.wait([group.submit(nest, depth - 1) for _ in range(3 if depth else 0)])
-
-    with Service(2) as service:
-        with TaskGroup(service, limit=2) as group:
-            for _ in range(3):
-                group.submit(nest, 3)
-        assert len(group.results()) == 3 * (1 + 3 + 9 + 27)
-
-
 @pytest.mark.parametrize("limit", [2, None])
 def test_bodies_that_wait_for_each_other_are_an_error(limit: int | None) -> None:
     futures: list[Future[Any]] = []
@@ -537,15 +421,6 @@ def test_bodies_that_wait_for_each_other_are_an_error(limit: int | None) -> None
         assert {type(error) for error in failures(raised.value)} == {DeadlockError}
 
 
-def test_the_threads_of_a_limit_end_with_the_block() -> None:
-    with Service(1) as service:
-        before = set(threading.enumerate())
-        with TaskGroup(service, limit=3) as group:
-            for _ in range(10):
-                group.submit(int)
-        wait_until(lambda: len(set(threading.enumerate()) - before) <= 1)
-
-
 @every_wait
 def test_waiting_for_a_member_in_a_body_lends_the_slot(wait: Wait, limit: int | None) -> None:
     def body() -> list[int]:
@@ -557,27 +432,6 @@ def test_waiting_for_a_member_in_a_body_lends_the_slot(wait: Wait, limit: int | 
 
     with Service(1) as service:
         assert service.submit(body).result(LIMIT) == list(range(20))
-
-
-@pytest.mark.parametrize("first", [False, True])
-def test_waiting_for_members_in_a_full_service_while_others_run(first: bool) -> None:
-    """What waits in line is lent the slot once it is with the service."""
-    gate = threading.Event()
-
-    def body() -> str:
-        with TaskGroup(service, limit=1) as group:
-            running = group.submit(gate.wait, LIMIT)
-            last = group.submit(str)
-            gate.set()
-            if first:
-                running.result()
-            return last.result()
-
-    with Service(2) as service:
-        waiting = service.submit(body)
-        blocked = [service.submit(waiting.result) for _ in range(3)]
-        assert waiting.result(LIMIT) == ""
-        assert [future.result(LIMIT) for future in blocked] == [""] * 3
 
 
 def test_an_end_that_can_never_come_is_an_error(limit: int | None) -> None:

@@ -6,36 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import pytest
 from helpers import LIMIT, Boom, fail
 
-import boundedexec
 from boundedexec import Service, TaskGroup
-
-EXECUTORS: dict[str, Callable[[], Executor]] = {
-    "one slot": lambda: Service(1),
-    "three slots": lambda: Service(3),
-    "drop-in": lambda: boundedexec.ThreadPoolExecutor(2),
-    "the stdlib's": lambda: concurrent.futures.ThreadPoolExecutor(2),
-}
-
-
-@pytest.fixture(params=EXECUTORS.values(), ids=list(EXECUTORS))
-def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    with request.param() as pool:
-        yield pool
-
-
-@pytest.fixture(params=[None, 1, 2])
-def limit(request: pytest.FixtureRequest) -> int | None:
-    limit: int | None = request.param
-    return limit
 
 
 def test_the_end_waits_while_the_loop_goes_on(pool: Executor, limit: int | None) -> None:

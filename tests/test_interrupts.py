@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from helpers import (
@@ -23,6 +23,7 @@ from helpers import (
     PACKAGE,
     Ledger,
     Looks,
+    Passing,
     check_threads_end,
     holding,
     is_the_packages,
@@ -343,11 +344,20 @@ def test_ctrl_c_in_the_submit_of_a_rerun_leaves_it_held_up() -> None:
     assert sweep(round_) > 10
 
 
+#: Another executor than a Service hands out futures that a group has to follow.
+Kind: TypeAlias = "Callable[[Service], Executor]"
+KINDS: dict[str, Kind] = {"service": lambda service: service, "passing": Passing}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+@every_kind
 @pytest.mark.parametrize("limit", [None, 1, 2])
-def test_ctrl_c_in_a_groups_block_and_at_its_end_loses_nothing(limit: int | None) -> None:
+def test_ctrl_c_in_a_groups_block_and_at_its_end_loses_nothing(
+    limit: int | None, kind: Kind
+) -> None:
     def round_(ctrl_c: CtrlC) -> None:
         with sound(2) as (service, ledger):
-            with interrupted(ctrl_c), TaskGroup(service, limit=limit) as group:
+            with interrupted(ctrl_c), TaskGroup(kind(service), limit=limit) as group:
                 for number in range(3):
                     ledger.futures.append(group.submit(ledger.body, number))
             if ctrl_c.delivered is None:
@@ -357,11 +367,12 @@ def test_ctrl_c_in_a_groups_block_and_at_its_end_loses_nothing(limit: int | None
     assert sweep(round_) > 50
 
 
+@every_kind
 @pytest.mark.parametrize("limit", [None, 1])
-def test_ctrl_c_where_a_group_is_cancelled_loses_nothing(limit: int | None) -> None:
+def test_ctrl_c_where_a_group_is_cancelled_loses_nothing(limit: int | None, kind: Kind) -> None:
     def round_(ctrl_c: CtrlC) -> None:
         with sound(1) as (service, ledger), holding(service, 1):
-            group = TaskGroup(service, limit=limit)
+            group = TaskGroup(kind(service), limit=limit)
             group.__enter__()
             for number in range(3):
                 ledger.futures.append(group.submit(ledger.body, number))

@@ -66,8 +66,11 @@ def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
             graph.enter(node, body)
             body.slots.recorder.waits(body, node)
             circle = lend_for(node)
-        while not (circle or node.over()) and node.lock.acquire(True, seconds_left(deadline)):
-            if node.over():
+        while not (circle or node.over()):
+            if node.line is not None:
+                line, node.line = node.line, None
+                line.advance()
+            if not node.lock.acquire(True, seconds_left(deadline)) or node.over():
                 break
             with guard.lock:
                 if node.error is not None:

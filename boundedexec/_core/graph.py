@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -39,6 +39,8 @@ class Node(Sleeper):
     error: BaseException | None = None
     #: Whether what it waits for may lead somewhere that was not looked at yet.
     changed = True
+    #: A line that is to advance, once the lock is released, for this to end.
+    line: Line | None = None
     #: Whether it is installed. A body that lends its slot right away need not be.
     listening = False
 
@@ -130,10 +132,38 @@ def is_queued(future: Any) -> TypeGuard[Submission[Any]]:
     )
 
 
+class Line(Node):
+    """What those wait for that wait in a line: the end of any that was let through.
+
+    It is nobody's wait, and their `predecessor`. So a body that waits for one in line lends
+    its slot to one that was let through, and a circle that leads through here is seen. It is
+    no error: of those in line, the one that is waited for is let through.
+    """
+
+    any = True
+
+    def led_to(self, start: Node) -> None:
+        """`start` leads here, and is to look again once one more was let through. Comes before
+        a look at those that were."""
+        raise NotImplementedError
+
+    def let_through(self, awaited: Iterable[Any]) -> None:
+        """Have the first of `awaited` that is in this line go next."""
+        raise NotImplementedError
+
+    def advance(self) -> None:
+        """Let those through whose turn it is. Not for under the lock."""
+        raise NotImplementedError
+
+
 def _obstacle(future: Any) -> Node | Submission[Any] | None:
     """What `future` waits for: the wait of the body that executes it, itself where it is
-    queued; None where it can end without anybody else."""
-    while future is not None and not future.done():
+    queued, the line in which it waits; None where it can end without anybody else."""
+    while future is not None:
+        if isinstance(future, Line):
+            return future
+        if future.done():
+            break
         if future in graph.waiting:
             return graph.waiting[future]
         if is_queued(future):
@@ -180,12 +210,13 @@ def runs_freely(start: Node) -> bool:
     return False
 
 
-def explore(start: Node, *, past_queues: bool = False) -> Reach:
+def explore(start: Node, *, past_queues: bool = False, untimed: bool = False) -> Reach:
     """Find where `start` leads to, and what of it can end.
 
     A queued submission ends like any other, unless one looks `past_queues`: then it waits
-    for one of those who hold the slots of its service. "Can end" spreads backwards from
-    what can, along each arrow once.
+    for one of those who hold the slots of its service. A wait with a timeout ends by itself,
+    unless one looks at it as `untimed`. "Can end" spreads backwards from what can, along each
+    arrow once.
     """
     reach = Reach({}, set(), [])
     reached_from: dict[Place, list[Place]] = {start: []}
@@ -193,7 +224,9 @@ def explore(start: Node, *, past_queues: bool = False) -> Reach:
     # How many of those that a place leads to must be able to end before it can.
     missing: dict[Place, int] = {}
     for place in places:
-        leads, missing[place] = _leads(place, past_queues, reach.targets)
+        if isinstance(place, Line):
+            place.led_to(start)
+        leads, missing[place] = _leads(place, past_queues, untimed, reach.targets)
         reach.leads[place] = leads
         for lead in leads:
             if lead not in reached_from:
@@ -209,7 +242,9 @@ def explore(start: Node, *, past_queues: bool = False) -> Reach:
     return reach
 
 
-def _leads(place: Place, past_queues: bool, targets: list[Target]) -> tuple[list[Place], int]:
+def _leads(
+    place: Place, past_queues: bool, untimed: bool, targets: list[Target]
+) -> tuple[list[Place], int]:
     """What `place` waits for that waits itself, and how many of those must be able to end."""
     if isinstance(place, Slots):
         return _holders(place)
@@ -236,7 +271,7 @@ def _leads(place: Place, past_queues: bool, targets: list[Target]) -> tuple[list
                 continue
         if place.any:
             return leads, 0
-    needed = 0 if place.timed else len(leads)  # explore: timed-can-end
+    needed = 0 if place.timed and not untimed else len(leads)  # explore: timed-can-end
     return leads, min(needed, 1) if place.any else needed
 
 

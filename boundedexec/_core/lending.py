@@ -8,9 +8,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from .graph import (
+    Line,
     Node,
     Reach,
     Target,
@@ -57,6 +59,8 @@ def lend_for(node: Node) -> list[Node]:
         node.single.owner.signal()  # As in `_lend_to_each`. The short way, again.
         return []
     reach = explore(node)
+    if _let_through(node, reach):
+        return []
     if node not in reach.can_end:
         # Under the same lock: of several that close a circle, the others need not raise.
         graph.leave(node)
@@ -65,6 +69,24 @@ def lend_for(node: Node) -> list[Node]:
     if not _lend_to_each(node, reach.targets) and full:
         _lend_where_stuck(node)
     return []
+
+
+def _let_through(node: Node, reach: Reach) -> bool:
+    """Where `node` leads in a circle through a line, have what is waited for there go next;
+    whether it does. (It may be through by now, or cancelled: then it looks again after that.)"""
+    if not any(isinstance(place, Line) for place in reach.leads):
+        return False
+    if any(place.timed for place in reach.leads if isinstance(place, Node)):
+        reach = explore(node, untimed=True)
+    if node in reach.can_end:
+        return False
+    circle = _circle(node, reach)
+    for place, line in pairwise(circle):
+        if isinstance(line, Line):
+            line.let_through(list(place.pending))
+            node.line = line
+            return True
+    return False
 
 
 def _circle(start: Node, reach: Reach) -> list[Node]:

@@ -362,6 +362,8 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     except BaseException as exception:
         future.failure = _failure(worker, future, fn, exception)
         worker.failed += 1
+        if future.on_failure is not None:
+            future.note_failure(exception)
     args = future.args = ()
     if late is not None:
         late.leave()

@@ -6,18 +6,25 @@ import os
 import threading
 import time
 import weakref
+from _thread import get_ident
+from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from .debugging import debugging
 from .describing import origin
+from .future import Future
 from .locking import exactly, guard, locked
 from .loop import end_one, work
 from .outstanding import check_idle, fail_queued, is_idle, wait_idle
 from .slots import look, open_one, owed, queue_now
-from .state import AFTER_EXIT, AFTER_SHUTDOWN, Settings, Slots, Worker, current_body
-from .submission import PENDING, Submission
+from .state import AFTER_EXIT, AFTER_SHUTDOWN, RECORDED, Settings, Slots, Worker, current_body
+from .submission import CANCELLED, PENDING, NoteFailure, Submission, clock
 from .threads import DAEMONS_ALLOWED, PerThread
+
+# In place of `Future(...)`: a constructor's call costs as much as all else in a submission.
+_new_future: Callable[[type[Future[Any]]], Future[Any]] = object.__new__
 
 #: The service that accepts what this thread submits though it is shut down: an owed
 #: re-run was accepted when it was asked for.
@@ -45,9 +52,48 @@ def make_slots(settings: Settings, max_workers: int | None) -> Slots:
 # Submitting.
 
 
+def queue_call(
+    slots: Slots, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], on_failure: NoteFailure
+) -> Future[Any]:
+    """`Service.submit` for rooms above, of a member of a group; see the comments there. (A call
+    of this would cost that a tenth; to call that from a group costs the group a third.)"""
+    future: Future[Any] = _new_future(Future)
+    future.state = PENDING
+    future.failure = None
+    future.owner = slots
+    future.args = args
+    future.kwargs = kwargs or None
+    future.context = (copy_context() or None) if slots.propagate else None
+    future.serial = clock()
+    future.on_failure = on_failure
+    future.fn = fn
+    if slots.checked:
+        future.value = get_ident()
+        if slots.checked is not RECORDED:
+            admit(slots, future)
+    try:
+        slots.queue.append(future)
+        if (slots.free and slots.quiet) or slots.refusal is not None:
+            start_queued(slots, future)
+    except BaseException:
+        try:
+            del future.fn
+            future.state = CANCELLED
+            take_out(slots, future)
+        except AttributeError:
+            pass
+        raise
+    return future
+
+
 def admit(slots: Slots, future: Submission[Any]) -> None:
     """`check_accepts`, and remember where it was made."""
     check_accepts(slots)
+    remember_origin(future)
+
+
+def remember_origin(future: Submission[Any]) -> None:
+    """Remember where it was made, where somebody wants to know."""
     if debugging.on:
         vars(future)["origin"] = origin()
 

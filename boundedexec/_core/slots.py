@@ -7,10 +7,13 @@ take entries out of `free`, and put entries in. So what is put in is looked afte
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections import deque
+from typing import Any, TypeVar
 
 from .state import UNBOUNDED, Slots, Worker
 from .submission import Submission
+
+T = TypeVar("T")
 
 #: Where a worker that has a thread is put in; those that have none come first, see `free`.
 _END = sys.maxsize
@@ -102,10 +105,14 @@ def look(slots: Slots) -> None:
 
 
 def queue_now(slots: Slots) -> list[Submission[Any]]:
-    """A copy of the queue. Without a GIL others may change it meanwhile."""
+    return copy_of(slots.queue)
+
+
+def copy_of(queue: deque[T]) -> list[T]:
+    """What is in it at one moment. Without a GIL others may change it meanwhile."""
     while True:
         try:
-            return list(slots.queue)
+            return list(queue)
         except RecursionError:
             raise
         except RuntimeError:

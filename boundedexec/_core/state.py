@@ -131,7 +131,7 @@ class Worker(ListedThread):
         self.borrowed = 0
         #: How many of its bodies have raised.
         self.failed = 0
-        #: When its body began, on the clock of `Submission.serial`; see `loop._look_at_clock`.
+        #: When its body began, on the clock of `Submission.serial`; see `look_at_clock`.
         self.since = 0
         #: When it went idle after its last body; 0 before.
         self.idled = 0

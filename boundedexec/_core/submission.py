@@ -24,6 +24,8 @@ from .reporting import Failure, report
 T = TypeVar("T")
 AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 Callback: TypeAlias = "Callable[[Any], object]"
+#: Returns what is to be called with a failure; None where that is gone: a weak reference.
+NoteFailure: TypeAlias = "Callable[[], Callable[[BaseException], object] | None]"
 
 # The stdlib's own words for the states: its `wait` and `as_completed` compare them.
 PENDING = "PENDING"
@@ -116,9 +118,11 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     watch: Watch | None = None
     #: Whether a failure that nobody asked for is logged.
     reported = True
+    #: Told of its failure before its state is final, where it is a group's.
+    on_failure: NoteFailure | None = None
     # Of a Coalescer's runs: the future that must be over before this can be, None once this
-    # is queued; and the one that follows this.
-    predecessor: concurrent.futures.Future[Any] | None = None
+    # is queued; and the one that follows this. Of a group's, too; or the line that it is in.
+    predecessor: Any = None
     successor: Submission[Any] | None = None
 
     def __init__(self) -> None:
@@ -239,8 +243,15 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         """Finish with `exception`. For the thread with the claim."""
         self.forget()
         self.failure = Failure(exception, name, not self.reported)
+        self.note_failure(exception)
         self.state = ENDING
         self.settle()
+
+    def note_failure(self, exception: BaseException) -> None:
+        """Tell its group, if it has one."""
+        note = None if self.on_failure is None else self.on_failure()
+        if note is not None:
+            note(exception)
 
     def callee(self) -> object:
         """What is to be called; None where it has begun, or was cancelled."""
@@ -335,6 +346,12 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
 
 
 # For futures of other packages, too.
+
+
+def ended_under_lock(future: AnyFuture) -> bool:
+    """Whether it may have ended under the lock of its executor's `submit`: the stdlib's pools
+    cancel and break under that."""
+    return future.cancelled() or isinstance(future.exception(), concurrent.futures.BrokenExecutor)
 
 
 def install(future: AnyFuture, waiter: object) -> None:

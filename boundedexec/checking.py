@@ -1,0 +1,43 @@
+"""Arguments are checked at the call, in the same words everywhere."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from typing import Any
+
+
+def checked_integer(name: str, value: Any, least: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")
+    return number
+
+
+def checked_seconds(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be seconds or None, not {value!r}")
+    if not value >= 0:
+        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
+    return min(float(value), threading.TIMEOUT_MAX)
+
+
+def check_timeout(timeout: Any) -> None:
+    try:
+        comparable = timeout is None or timeout == timeout + 0.0
+    except TypeError:
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}") from None
+    if not comparable:
+        raise ValueError("timeout must be seconds or None, not nan")
+
+
+def check_executor(who: str, executor: object) -> None:
+    if not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"{who} needs an executor with submit, not {executor!r}")
