@@ -496,13 +496,18 @@ def test_when_the_time_is_over_the_block_sees_it(pool: Executor) -> None:
 
 def test_a_timeout_is_beside_the_failures(new_service: NewService) -> None:
     service, gate, error = new_service(2), threading.Event(), Boom()
+    started = threading.Event()
+
+    def running() -> None:
+        started.set()
+        assert gate.wait(LIMIT)
+
     with pytest.raises(ExceptionGroup) as raised:
         with TaskGroup(service, timeout=1) as group:
-            running = group.submit(gate.wait, LIMIT)
-            failed = group.submit(fail, error)
+            group.submit(running)
+            assert started.wait(LIMIT)
             # Over before the time is, and beside a body that goes on.
-            assert failed.exception(LIMIT) is error
-            assert not running.done()
+            assert group.submit(fail, error).exception(LIMIT) is error
     assert [type(each) for each in failures(raised.value)] == [Boom, TimeoutError]
     gate.set()
 

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
-import pytest
+from type_checking import checked_by_mypy, rejected
 
-import boundedexec
-
-pytestmark = [
-    pytest.mark.timeout(180),  # Without its cache mypy reads all of the stdlib's types.
-    pytest.mark.skipif(
-        importlib.util.find_spec("mypy") is None, reason="mypy is not installed here"
-    ),
-]
+pytestmark = checked_by_mypy
 
 PREAMBLE = """
 import asyncio
@@ -46,24 +34,8 @@ coalescer = Coalescer[str](service)
 
 
 def errors(source: str, where: Path) -> set[str]:
-    """The lines of `source` that mypy --strict does not accept."""
-    lines = (PREAMBLE + textwrap.dedent(source)).splitlines()
-    (where / "snippet.py").write_text("\n".join(lines) + "\n")
-    root = Path(boundedexec.__file__).parents[1]
-    environment = dict(os.environ)
-    if root.name not in ("site-packages", "dist-packages"):
-        environment["MYPYPATH"] = str(root)
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir=cache"]
-    ran = subprocess.run(
-        [*command, "--follow-imports=silent", "snippet.py"],
-        cwd=where,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode in (0, 1), ran.stdout + ran.stderr
-    found = re.findall(r"^snippet\.py:(\d+): error: (.*)$", ran.stdout, re.MULTILINE)
-    return {f"{lines[int(number) - 1].strip()}: {message}" for number, message in found}
+    """The lines of `source`, with what stands before it, that mypy --strict does not accept."""
+    return set(rejected(PREAMBLE + textwrap.dedent(source), where))
 
 
 def test_the_types_of_ordinary_calls_are_inferred(tmp_path: Path) -> None:

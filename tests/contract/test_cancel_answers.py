@@ -108,6 +108,20 @@ def test_all_hear_the_same_of_a_coalescers_run() -> None:
         service.shutdown()
 
 
+def cancelling(
+    futures: list[Any], heard: list[bool], meeting: threading.Barrier
+) -> threading.Thread:
+    """A thread that cancels each once another has come, and hears what became of it."""
+
+    def cancel() -> None:
+        meeting.wait(LIMIT)
+        heard.extend([future.cancel() for future in futures])
+
+    thread = threading.Thread(target=cancel, daemon=True)
+    thread.start()
+    return thread
+
+
 def test_all_hear_the_same_beside_a_body_that_lends() -> None:
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
@@ -116,14 +130,6 @@ def test_all_hear_the_same_beside_a_body_that_lends() -> None:
         futures: list[Any] = []
         heard: list[bool] = []
         meeting = threading.Barrier(2)
-
-        def cancel(
-            futures: list[Any] = futures,
-            heard: list[bool] = heard,
-            meeting: threading.Barrier = meeting,
-        ) -> None:
-            meeting.wait(LIMIT)
-            heard.extend([future.cancel() for future in futures])
 
         def body(
             service: Any = service,
@@ -137,8 +143,7 @@ def test_all_hear_the_same_beside_a_body_that_lends() -> None:
                 if not future.cancelled():
                     concurrent_result(future)
 
-        thread = threading.Thread(target=cancel, daemon=True)
-        thread.start()
+        thread = cancelling(futures, heard, meeting)
         outer = service.submit(body)
         outer.result(LIMIT)
         thread.join(LIMIT)
@@ -166,17 +171,7 @@ def test_all_hear_the_same_beside_a_shutdown_that_cancels() -> None:
         futures = [service.submit(pow, 2, 3) for _ in range(200)]
         heard: list[bool] = []
         meeting = threading.Barrier(2)
-
-        def cancel(
-            futures: list[Any] = futures,
-            heard: list[bool] = heard,
-            meeting: threading.Barrier = meeting,
-        ) -> None:
-            meeting.wait(LIMIT)
-            heard.extend([future.cancel() for future in reversed(futures)])
-
-        thread = threading.Thread(target=cancel, daemon=True)
-        thread.start()
+        thread = cancelling(futures[::-1], heard, meeting)
         meeting.wait(LIMIT)
         service.shutdown(wait=False, cancel_futures=True)
         thread.join(LIMIT)

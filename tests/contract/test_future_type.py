@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from type_checking import checked_by_mypy, rejected
 
 import boundedexec
 
-pytestmark = [
-    pytest.mark.timeout(180),  # Without its cache mypy reads all of the stdlib's types.
-    pytest.mark.skipif(
-        importlib.util.find_spec("mypy") is None, reason="mypy is not installed here"
-    ),
-]
+pytestmark = checked_by_mypy
 
 RIGHT = """
 import concurrent.futures
@@ -83,32 +73,12 @@ WRONG = [
 ]
 
 
-def errors(source: str, where: Path) -> list[str]:
-    (where / "snippet.py").write_text(source)
-    root = Path(boundedexec.__file__).parents[1]
-    environment = dict(os.environ)
-    if root.name not in ("site-packages", "dist-packages"):
-        environment["MYPYPATH"] = str(root)
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir=cache"]
-    ran = subprocess.run(
-        [*command, "--follow-imports=silent", "snippet.py"],
-        cwd=where,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode in (0, 1), ran.stdout + ran.stderr
-    lines = source.splitlines()
-    found = re.findall(r"^snippet\.py:(\d+): error: (.*)$", ran.stdout, re.MULTILINE)
-    return [f"{lines[int(number) - 1].strip()}: {message}" for number, message in found]
-
-
 def test_futures_of_both_packages_are_one_type(tmp_path: Path) -> None:
-    assert errors(RIGHT, tmp_path) == []
+    assert rejected(RIGHT, tmp_path) == []
 
 
 def test_wrong_uses_are_errors(tmp_path: Path) -> None:
-    found = errors(RIGHT + "\n".join(WRONG) + "\n", tmp_path)
+    found = rejected(RIGHT + "\n".join(WRONG) + "\n", tmp_path)
     accepted = [use for use in WRONG if not any(error.startswith(f"{use}: ") for error in found)]
     assert accepted == []
 

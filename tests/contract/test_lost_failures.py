@@ -6,8 +6,9 @@ import concurrent.futures
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any
 
@@ -326,8 +327,9 @@ def test_a_failed_run_on_the_stdlibs_pool_is_logged_once_at_most() -> None:
 # Contexts
 
 
-def heard_in(service: Service, submit: Callable[[], Any]) -> list[str]:
-    """The variable's values where the handler is called."""
+@contextmanager
+def hearing() -> Generator[list[str]]:
+    """The variable's values where a handler of the logger is called."""
     heard: list[str] = []
 
     class Handler(logging.Handler):
@@ -337,13 +339,18 @@ def heard_in(service: Service, submit: Callable[[], Any]) -> list[str]:
     handler = Handler()
     logging.getLogger("boundedexec").addHandler(handler)
     try:
-        with logged() as records:
-            futures = [copy_context().run(submit)]
-            concurrent.futures.wait(futures, LIMIT)
-            futures.clear()  # Dropped here, where the variable has another value.
-            settle(service, records, 1)
+        yield heard
     finally:
         logging.getLogger("boundedexec").removeHandler(handler)
+
+
+def heard_in(service: Service, submit: Callable[[], Any]) -> list[str]:
+    """Those values where what was submitted is dropped here, where it has another value."""
+    with hearing() as heard, logged() as records:
+        futures = [copy_context().run(submit)]
+        concurrent.futures.wait(futures, LIMIT)
+        futures.clear()
+        settle(service, records, 1)
     return heard
 
 
@@ -365,25 +372,15 @@ def test_a_failure_is_logged_in_the_context_of_its_body() -> None:
 
 def test_a_failure_that_a_thread_of_the_service_drops_is_logged_in_its_bodys_context() -> None:
     service = new_service(1)
-    heard: list[str] = []
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            heard.append(VARIABLE.get())
-
-    handler = Handler()
-    logging.getLogger("boundedexec").addHandler(handler)
 
     def submit() -> None:
         VARIABLE.set("submitter")
         service.submit(fail)
 
-    try:
+    with hearing() as heard:
         copy_context().run(submit)
         assert service.block_till_done(LIMIT)
         wait_until(lambda: len(heard) == 1, 2)
-    finally:
-        logging.getLogger("boundedexec").removeHandler(handler)
     assert heard == ["submitter"]
 
 
@@ -400,27 +397,17 @@ def test_a_coalesced_failure_is_logged_in_the_context_of_its_body() -> None:
 
 def test_a_maps_failure_is_logged_in_the_context_of_its_body() -> None:
     service = new_service(1)
-    heard: list[str] = []
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            heard.append(VARIABLE.get())
-
-    handler = Handler()
-    logging.getLogger("boundedexec").addHandler(handler)
 
     def submit() -> Any:
         VARIABLE.set("submitter")
         return service.map(fail, [1])
 
-    try:
+    with hearing() as heard:
         iterator = copy_context().run(submit)
         assert service.block_till_done(LIMIT)
         del iterator
         gc.collect()
         wait_until(lambda: len(heard) == 1, 2)
-    finally:
-        logging.getLogger("boundedexec").removeHandler(handler)
     assert heard == ["submitter"]
 
 

@@ -138,13 +138,13 @@ def test_every_idle_thread_may_be_aborted_at_once() -> None:
     check_slots(service, 4)
 
 
-def test_a_body_that_is_aborted_while_it_waits_fails_and_its_slot_is_free() -> None:
-    service, gate = new_service(1), Gate()
+def check_aborted(service: Service, gate: Gate, inside: Callable[[], Any]) -> None:
+    """A body that is aborted while another is in the gate fails, and its slot is free."""
     idents: list[int] = []
 
     def body() -> Any:
         idents.append(threading.get_ident())
-        return service.submit(gate, "inner").result()
+        return inside()
 
     future = service.submit(body)
     gate.wait_entered()
@@ -152,6 +152,11 @@ def test_a_body_that_is_aborted_while_it_waits_fails_and_its_slot_is_free() -> N
     gate.open()
     assert isinstance(future.exception(LIMIT), Abort)
     check_slots(service, 1)
+
+
+def test_a_body_that_is_aborted_while_it_waits_fails_and_its_slot_is_free() -> None:
+    service, gate = new_service(1), Gate()
+    check_aborted(service, gate, lambda: service.submit(gate, "inner").result())
 
 
 def test_a_body_that_is_aborted_with_its_slot_yielded_fails_and_its_slot_is_free() -> None:
@@ -166,19 +171,12 @@ def test_a_body_that_is_aborted_with_its_slot_yielded_fails_and_its_slot_is_free
 
 def test_a_body_that_is_aborted_while_it_resumes_fails_and_its_slot_is_free() -> None:
     service, gate = new_service(1), Gate()
-    idents: list[int] = []
 
-    def body() -> None:
-        idents.append(threading.get_ident())
+    def inside() -> None:
         service.submit(gate)
         service.yield_slot(gate.wait_entered)
 
-    future = service.submit(body)
-    gate.wait_entered()
-    abort(idents[0])
-    gate.open()
-    assert isinstance(future.exception(LIMIT), Abort)
-    check_slots(service, 1)
+    check_aborted(service, gate, inside)
 
 
 def test_a_body_that_is_aborted_while_its_slot_is_still_lent_fails() -> None:

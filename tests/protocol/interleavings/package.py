@@ -32,22 +32,21 @@ MODULES = [
             "future", "waits", "outstanding", "loop", "pool", "runs", "wrapping",
         )
     ),
+    "checking",
     "service",
     "coalescer",
+    "limiting",
 ]  # fmt: skip
 #: Those without points: what threads share in them is touched by one, or in single steps.
 PLAIN = {
-    f"_core.{name}"
-    for name in (
-        "recording",
-        "debugging",
-        "reporting",
-        "threads",
-        "describing",
-        "contexts",
-        "wrapping",
-    )
-}
+    "checking",
+    *(
+        f"_core.{name}"
+        for name in (
+            "recording", "debugging", "reporting", "threads", "describing", "contexts", "wrapping",
+        )
+    ),
+}  # fmt: skip
 MODES: tuple[str, ...] = ("gil", "free")
 
 
@@ -142,6 +141,7 @@ class Package:
             kind.__hash__ = lambda thing: self._hash(thing)  # pyright: ignore[reportUnknownLambdaType]
         self.Service = rooms["service"].Service
         self.Coalescer = rooms["coalescer"].Coalescer
+        self.Limiter = rooms["limiting"].Limiter
         self.Future = rooms["future"].Future
 
     def _replaced(self) -> dict[str, Any]:
