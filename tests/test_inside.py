@@ -475,12 +475,14 @@ def test_a_slow_body_is_logged_once_with_its_stack(
     assert "in body: assert self.gate.wait(LIMIT)" in record.getMessage()
 
 
-def after_short_ones(service: Service, stall: Stall, *bodies: Callable[[], object]) -> None:
+def after_short_ones(service: Service, stall: Stall, *bodies: Callable[[], None]) -> None:
     """Queue `bodies` on a service with one slot behind so many that take no time that they
     share a look at the clock."""
     service.submit(stall.body)
     stall.wait_for(1)
-    for body in (*([int] * 40), *bodies):
+    for _ in range(40):
+        service.submit(int)
+    for body in bodies:
         service.submit(body)
     stall.gate.set()
 
@@ -499,10 +501,13 @@ def test_of_two_slow_bodies_that_follow_short_ones_each_is_logged_in_its_time(
     def logged() -> list[logging.LogRecord]:
         return [each for each in caplog.records if "a body has run" in each.getMessage()]
 
+    def is_logged(count: int) -> bool:
+        return len(logged()) == count
+
     service = new_service(1, slow_after=limit)
     after_short_ones(service, stall, *(partial(slow, gate) for gate in gates))
     for number, gate in enumerate(gates, 1):
-        until(lambda number=number: len(logged()) == number)
+        until(partial(is_logged, number))
         gate.set()
     assert service.block_till_done(LIMIT)
     for record, since in zip(logged(), begun, strict=True):

@@ -359,6 +359,21 @@ def test_services_submissions_threads_and_the_longest_wait_are_counted(
     assert counted[2] == "s" or float(counted[1]) >= 50
 
 
+def test_what_pools_that_are_gone_did_is_counted(program: Callable[[str], Path]) -> None:
+    path = program("""
+        import gc
+        from concurrent.futures import ThreadPoolExecutor
+        for _ in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: pool.submit(int).result()).result()
+        del pool
+        gc.collect()
+    """)
+    _, report = with_pools(path)
+    assert report[0].startswith("boundedexec: 3 services, 6 submissions, at most ")
+    assert report[1].startswith("boundedexec: 3 slots lent ")
+
+
 def test_counting_leaves_the_body_s_futures_context_and_traceback_alone(
     program: Callable[[str], Path],
 ) -> None:

@@ -1,92 +1,91 @@
 """What services did while a program ran: for `python -m boundedexec run`.
 
-Counting may happen anywhere, also in a signal handler or a `__del__`, and therefore takes
-no lock. Single steps on dicts and sets are done in C, and a thread changes only the entries
-under its own number.
+It is read off the core's own counts. What the core does not know is how many threads there
+were at most, and what the longest wait for a slot was.
 """
 
 from __future__ import annotations
 
-from _thread import get_ident
+from typing import NamedTuple
 
-from .._core.recording import Recorder, Start, recording
+from .._core.locking import locked
+from .._core.pool import living
+from .._core.recording import Notes, Recorder, recording
+from .._core.state import Slots, Worker
+from .._core.stats import stats
 from .._core.submission import SECOND
+
+
+class Done(NamedTuple):
+    """What a service has done."""
+
+    #: How many submissions were accepted.
+    submissions: int
+    #: How many slots bodies have lent to what they waited for.
+    lends: int
+    #: How many waits could never have ended, and how many ran out of time in a full pool.
+    circles: int
+    late: int
 
 
 class Counts(Recorder):
     """What has happened up to now."""
 
     def __init__(self) -> None:
-        # By the thread that it happened on, whose number may have been another's before.
-        self._services: dict[int, int] = {}
-        self._submissions: dict[int, int] = {}
-        self._longest: dict[int, float] = {}
-        self._alive: dict[object, None] = {}
-        #: Every number of threads that there was at an instant.
-        self._numbers = {0}
-        # These change under the core's lock, but for the second.
-        #: How often a body lent its slot to what it waited for.
-        self.lends = 0
-        #: How many waits could never have ended.
-        self.circles = 0
-        #: How many waits of a body ran out of time in a full pool.
-        self.late = 0
+        #: Of services that are gone.
+        self._gone: list[Done] = []
+        # The next four change under the core's lock.
+        self._threads = 0
+        #: How many threads all services together had at most at an instant.
+        self.most_threads = 0
+        #: Where each worker makes its notes, and the longest wait in those before.
+        self._notes: dict[Worker, Notes] = {}
+        self._longest = 0
 
-    @property
-    def services(self) -> int:
-        """How many services were made, pools among them."""
-        return sum(self._services.values())
+    def services(self) -> list[Done]:
+        """What each has done that there was."""
+        return [*self._gone, *map(_done, living())]
 
-    @property
-    def submissions(self) -> int:
-        """How many submissions were accepted, and have started or were cancelled."""
-        return sum(self._submissions.values())
-
-    @property
-    def threads(self) -> int:
-        """How many threads all services together had at most at an instant."""
-        return max(self._numbers)
-
-    @property
     def longest_wait(self) -> float:
         """The longest time, in seconds, from a call of `submit` to the start of its body."""
-        return max(self._longest.values(), default=0.0)
+        locked(self._look_at_all)
+        return self._longest / SECOND
 
-    def made(self) -> None:
-        _increment(self._services)
+    def gone(self, slots: Slots) -> None:
+        self._gone.append(_done(slots))
 
-    def started(self, start: Start) -> None:
-        _increment(self._submissions)
-        waited = (start[1] - start[2]) / SECOND
-        thread = get_ident()
-        self._longest[thread] = max(self._longest.get(thread, 0.0), waited)
+    def began(self, worker: Worker) -> None:
+        locked(self._count_threads, 1)
 
-    def cancelled(self, future: object, fn: object) -> None:
-        _increment(self._submissions)
+    def ended(self, worker: Worker) -> None:
+        locked(self._look, worker)
+        locked(self._count_threads, -1)
 
-    def began(self, worker: object) -> None:
-        self._alive[worker] = None
-        self._numbers.add(len(self._alive))
+    def noted(self, worker: Worker, notes: Notes) -> None:
+        self._look(worker)
+        self._notes[worker] = notes
 
-    def ended(self, worker: object) -> None:
-        self._alive.pop(worker, None)
+    def _count_threads(self, change: int) -> None:
+        self._threads += change
+        self.most_threads = max(self.most_threads, self._threads)
 
-    def lent(self, worker: object, future: object) -> None:
-        self.lends += 1
+    def _look_at_all(self) -> None:
+        for worker in list(self._notes):
+            self._look(worker)
 
-    def refused_circle(self) -> None:
-        self.circles += 1
+    def _look(self, worker: Worker) -> None:
+        notes = self._notes.pop(worker, [])
+        starts = zip(notes[::3], notes[1::3], notes[2::3], strict=False)
+        waits = (time - serial for time, serial, kind in starts if not isinstance(kind, str))
+        self._longest = max(self._longest, *waits, 0)
 
-    def ran_out(self) -> None:
-        self.late += 1
+
+def _done(slots: Slots) -> Done:
+    borrowed = slots.borrowed + sum(worker.borrowed for worker in list(slots.workers))
+    return Done(stats(slots).submitted, borrowed, slots.circles, slots.late)
 
 
 def count() -> Counts:
     """Count from now on, for the life of the process; call it once."""
     counts = recording.recorder = Counts()
     return counts
-
-
-def _increment(numbers: dict[int, int]) -> None:
-    thread = get_ident()
-    numbers[thread] = numbers.get(thread, 0) + 1

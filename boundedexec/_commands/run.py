@@ -369,25 +369,26 @@ def _report(counts: Counts, process: int, path: str | None) -> None:
 
 
 def _lines(counts: Counts) -> list[str]:
-    if not counts.services:
+    services = counts.services()
+    if not services:
         return [f"{_SAYS} the program made no pool"]
+    submissions, lends, circles, late = map(sum, zip(*services, strict=True))
     lines = [
-        f"{_SAYS} {_count(counts.services, 'service')}, "
-        f"{_count(counts.submissions, 'submission')}, "
-        f"at most {_count(counts.threads, 'thread')} at a time, "
-        f"longest wait for a slot {_time(counts.longest_wait)}"
+        f"{_SAYS} {_count(len(services), 'service')}, "
+        f"{_count(submissions, 'submission')}, "
+        f"at most {_count(counts.most_threads, 'thread')} at a time, "
+        f"longest wait for a slot {_time(counts.longest_wait())}"
     ]
-    if counts.lends:
+    if lends:
         lines.append(
-            f"{_SAYS} {_count(counts.lends, 'slot')} lent by bodies to what they waited for,"
+            f"{_SAYS} {_count(lends, 'slot')} lent by bodies to what they waited for,"
             " where a ThreadPoolExecutor may hang"
         )
-    if counts.late:
-        lines.append(f"{_SAYS} {_count(counts.late, 'wait')} ran out of time in a full pool")
-    if counts.circles:
+    if late:
+        lines.append(f"{_SAYS} {_count(late, 'wait')} ran out of time in a full pool")
+    if circles:
         lines.append(
-            f"{_SAYS} {_count(counts.circles, 'wait')} raised DeadlockError"
-            " and could never have ended"
+            f"{_SAYS} {_count(circles, 'wait')} raised DeadlockError and could never have ended"
         )
     return lines
 

@@ -7,6 +7,7 @@ what Python 3.14 and newer have for `python -m asyncio ps`.
 
 from __future__ import annotations
 
+import importlib
 import linecache
 from collections.abc import Iterator
 from typing import Any
@@ -21,9 +22,8 @@ def stacks(process: int) -> str:
     """The innermost lines of each thread's stack, outside this package; nothing where they
     cannot be read."""
     try:
-        from _remote_debugging import RemoteUnwinder  # noqa: PLC0415
-
-        found: list[Any] = RemoteUnwinder(process, all_threads=True).get_stack_trace()
+        unwinder: Any = importlib.import_module("_remote_debugging").RemoteUnwinder
+        found: list[Any] = unwinder(process, all_threads=True).get_stack_trace()
     except Exception:  # It has no public contract.
         return ""
     # From Python 3.15 on, by interpreter.

@@ -9,7 +9,7 @@ import time
 from .describing import describe
 from .graph import Node, graph, is_queued
 from .lending import lend_for, withdraw
-from .locking import guard, headroom
+from .locking import exactly, guard, headroom
 from .slots import free_slot, hand_out, look
 from .state import Worker, current_body
 from .submission import clock
@@ -48,7 +48,7 @@ def block(node: Node, deadline: float | None) -> bool:
         circle = _block(node, body, deadline)
         if not circle:
             return node.over()
-        body.slots.recorder.refused_circle()
+        exactly(body.slots.count_circle)
         names = " -> ".join(describe(each.worker, each.frame) for each in circle)
         del circle
     finally:
@@ -90,7 +90,7 @@ def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> 
         graph.leave(node)
         late = deadline is not None and not node.over()
         if late and _needs_slot(node, body):
-            body.slots.recorder.ran_out()
+            body.slots.late += 1
         # Without one from the start, its slot is yielded, or with an earlier borrower.
         if body.slot or withdraw(body) or not had_slot:  # explore: leave-withdraws
             return

@@ -68,11 +68,8 @@ class Recorder:
     def resumed(self, worker: Any) -> None:
         """A body that had given its slot away has one again."""
 
-    def refused_circle(self) -> None:
-        """A wait that could never end has raised."""
-
-    def ran_out(self) -> None:
-        """A body's wait has run out of time in a full pool."""
+    def gone(self, slots: Any) -> None:
+        """A service is gone, and what it has counted goes now; anywhere, as a `__del__`."""
 
 
 #: Where nobody wants to know.

@@ -139,7 +139,7 @@ class Worker(ListedThread):
         self.moved = 0
         #: [lock] What it executed when somebody last looked: the serial, and when that began,
         #: at the earliest; 0 where that was nothing. When that look was.
-        self.seen = 0, 0, 0
+        self.seen: tuple[int, int, int] = (0, 0, 0)
 
     def work(self) -> None:
         self.begun = True
@@ -261,7 +261,8 @@ class Slots(Owner):
         "cancelling", "broken", "ending", "recorder", "service", "_numbers", "opened", "free",
         "queue", "quiet", "takes", "frees", "resuming", "lends", "fetcher", "preparing",
         "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit",
-        "observers", "begun", "failed", "refused", "last_end", "__weakref__",
+        "observers", "begun", "failed", "refused", "borrowed", "circles", "late", "last_end",
+        "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -309,6 +310,9 @@ class Slots(Owner):
         self.last_end = 0
         #: [lock] How many submissions `max_queued` has refused.
         self.refused = 0
+        #: [lock] How many bodies have begun with a lent slot on workers that have ended; how
+        #: many waits could never have ended, and how many ran out of time in a full pool.
+        self.borrowed = self.circles = self.late = 0
 
     def _empty_queue(self) -> None:
         #: [lock] How many there are: those in `free` and those that workers hold. Where
@@ -397,6 +401,7 @@ class Slots(Owner):
         if self.workers.pop(worker, self) is None:
             self.begun += worker.begun_bodies()
             self.failed += worker.failed
+            self.borrowed += worker.borrowed
             self.last_end = max(self.last_end, worker.idled)
 
     def drop_dead(self) -> None:
@@ -410,6 +415,12 @@ class Slots(Owner):
 
     def count_refused(self) -> None:
         self.refused += 1
+
+    def count_circle(self) -> None:
+        self.circles += 1
+
+    def __del__(self) -> None:
+        self.recorder.gone(self)
 
     def signal(self) -> None:
         """Wake one worker for the queue, unless a signal is on its way or no slot is free.

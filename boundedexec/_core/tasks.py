@@ -43,14 +43,20 @@ class Task(NamedTuple):
 class Sighting:
     """What was seen of a submission under the lock, until it is put into words."""
 
-    __slots__ = ("future", "state", "since", "worker", "fn", "args", "kwargs", "awaited")
+    __slots__ = ("future", "state", "since", "began", "worker", "fn", "args", "kwargs", "awaited")
 
     def __init__(
-        self, future: Submission[Any], state: State, since: int, worker: Worker | None = None
+        self,
+        future: Submission[Any],
+        state: State,
+        since: int,
+        began: int = 0,
+        worker: Worker | None = None,
     ) -> None:
         self.future = future
         self.state: State = state
         self.since = since
+        self.began = began
         self.worker = worker
         self.fn = future.callee() if worker is None else worker.fn
         self.args = future.args or ()
@@ -86,20 +92,20 @@ def _everything(slots: Slots) -> Iterator[Sighting]:
 
 
 def _executing(slots: Slots) -> list[Sighting]:
-    sightings = [each for each in map(_sighting, slots.workers) if each is not None]
-    return sorted(sightings, key=lambda each: each.worker.seen[1])
+    found = [each for each in map(_sighting, slots.workers) if each is not None]
+    return sorted(found, key=lambda each: each.began)
 
 
 def _sighting(worker: Worker) -> Sighting | None:
     now, since, future = clock(), worker.since, worker.future
     if future is None or worker.fn is None:
-        worker.seen = 0, 0, now
+        worker.seen = (0, 0, now)
         return None
     number, began, looked = worker.seen
     if number != future.serial:
         # Several that take no time share `since`: it may have begun later than that.
         began = max(since, future.serial, looked)
-    worker.seen = future.serial, began, now
+    worker.seen = (future.serial, began, now)
     state: State = "running"
     if worker.node is not None and worker.node.resumes:
         state = "resuming"
@@ -108,7 +114,7 @@ def _sighting(worker: Worker) -> Sighting | None:
         state = "running" if worker.node is None else "lending"
     elif worker in worker.slots.unslotted:
         state = "yielded"
-    return Sighting(future, state, max(began, worker.moved), worker)
+    return Sighting(future, state, max(began, worker.moved), began, worker)
 
 
 def _awaited(pending: Iterable[Any]) -> list[Submission[Any]]:
