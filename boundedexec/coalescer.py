@@ -29,6 +29,7 @@ from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
 from ._core.submission import CANCELLATION, Owner, Submission
+from ._core.wrapping import submit_through
 from .service import Service, slots_of, submits_plainly
 
 __all__ = ["Coalescer"]
@@ -80,9 +81,13 @@ class Coalescer(Generic[K]):
 
     def _attach(self) -> None:
         executor = self._executor
-        self._slots = slots_of(executor) if isinstance(executor, Service) else None
+        service = executor if isinstance(executor, Service) else None
+        self._slots = None if service is None else slots_of(service)
         #: Whether runs stand in the service's queue themselves.
-        self._direct = isinstance(executor, Service) and submits_plainly(executor)
+        self._direct = service is not None and submits_plainly(service)
+        #: Whose `submit` may come to be wrapped: then that is to be given the callables.
+        wrappable = self._slots is not None and self._slots.wrappable
+        self._pool = service if self._direct and wrappable else None
         if self._slots is None:
             self._runs = Runs(Owner(), id)
         elif self._direct:
@@ -108,7 +113,7 @@ class Coalescer(Generic[K]):
         `fn` is not callable or `key` not hashable, and what the executor raises; on a
         Service `RuntimeError` after its shutdown.
         """
-        return self._submit(key, fn, args, kwargs, False)
+        return self._submit(key, fn, args, kwargs, content=False)
 
     def join(
         self, key: K, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -117,14 +122,28 @@ class Coalescer(Generic[K]):
         queued or executing, where there is one. The result may be older than this call.
         For caches that fill themselves.
         """
-        return self._submit(key, fn, args, kwargs, True)
+        return self._submit(key, fn, args, kwargs, content=True)
 
     def _submit(
-        self, key: K, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], content: bool
+        self,
+        key: K,
+        fn: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        content: bool,
+        wrapped: bool = False,
     ) -> concurrent.futures.Future[Any]:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots, runs = self._slots, self._runs
+        pool = self._pool
+        if pool is not None and not wrapped and not submits_plainly(pool):
+
+            def accept(fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+                return self._submit(key, fn, args, kwargs, content=content, wrapped=True)
+
+            return submit_through(pool, accept, fn, args, kwargs)
         if slots is not None and slots.refusal is not None:
             check_accepts(slots)
         context = copy_context() if slots is None or slots.propagate else None

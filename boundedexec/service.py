@@ -156,7 +156,7 @@ class Service(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
-        if slots.wrappable and takes_effect():
+        if slots.wrappable and takes_effect(slots):
             return submit_wrapped(self, partial(Service.submit, self), fn, args, kwargs)
         future: Future[T] = _new_future(Future)
         future.state = PENDING
