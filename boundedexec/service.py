@@ -206,14 +206,10 @@ class Service(concurrent.futures.Executor):
         end = None if timeout is None else timeout + time.monotonic()
         calls = zip(*iterables, strict=False)
         futures: deque[concurrent.futures.Future[T]] = deque()
-        try:
-            for call in calls:
-                futures.append(self.submit(fn, *call))
-                if len(futures) == buffersize:
-                    break
-        except BaseException:
-            _drop(futures)
-            raise
+        for call in calls:
+            futures.append(self.submit(fn, *call))
+            if len(futures) == buffersize:
+                break
         # With everything submitted the iterator needs nothing more of this service,
         # and must not keep it alive.
         return _results(futures, end, None if buffersize is None else weakref.ref(self), fn, calls)
