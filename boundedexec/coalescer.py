@@ -113,7 +113,7 @@ class Coalescer(Generic[K]):
         `fn` is not callable or `key` not hashable, and what the executor raises; on a
         Service `RuntimeError` after its shutdown.
         """
-        return self._submit(key, fn, args, kwargs, content=False)
+        return self._submit(key, fn, args, kwargs, False)
 
     def join(
         self, key: K, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -122,7 +122,7 @@ class Coalescer(Generic[K]):
         queued or executing, where there is one. The result may be older than this call.
         For caches that fill themselves.
         """
-        return self._submit(key, fn, args, kwargs, content=True)
+        return self._submit(key, fn, args, kwargs, True)
 
     def _submit(
         self,
@@ -130,7 +130,6 @@ class Coalescer(Generic[K]):
         fn: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         content: bool,
         wrapped: bool = False,
     ) -> concurrent.futures.Future[Any]:
@@ -139,10 +138,7 @@ class Coalescer(Generic[K]):
         slots, runs = self._slots, self._runs
         pool = self._pool
         if pool is not None and not wrapped and not submits_plainly(pool):
-
-            def accept(fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
-                return self._submit(key, fn, args, kwargs, content=content, wrapped=True)
-
+            accept = partial(self._accept, key, content)
             return submit_through(pool, accept, fn, args, kwargs)
         if slots is not None and slots.refusal is not None:
             check_accepts(slots)
@@ -158,6 +154,12 @@ class Coalescer(Generic[K]):
             check_accepts(slots)
         run = Run(runs, key, number, call)
         return self._queue(run, content) if self._direct else self._hand_over(run, content)
+
+    def _accept(
+        self, key: K, content: bool, fn: Any, /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[Any]:
+        """What a wrapper has been given a submit of this, and hands on."""
+        return self._submit(key, fn, args, kwargs, content, wrapped=True)
 
     def _queue(self, run: Run, content: bool) -> Run:
         """Have the run itself stand in the service's queue, unless it joins or follows one."""
