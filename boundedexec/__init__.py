@@ -18,7 +18,6 @@ from ._core.pool import QueueFull, debug
 from ._core.waits import as_completed, wait
 from .coalescer import Coalescer
 from .drop_in import ThreadPoolExecutor
-from .installing import install, installed
 from .service import Service
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from .asking import dump_on_signal
     from .dumping import dump
     from .groups import TaskGroup
+    from .installing import install, installed
     from .trace import Trace
 else:
     from ._core.future import Future
@@ -73,15 +73,13 @@ for _public in (
     ThreadPoolExecutor,
     as_completed,
     debug,
-    install,
-    installed,
     wait,
 ):
     # Where users find them, and what tracebacks and docs should say.
     _public.__module__ = __name__
 
 
-#: What is loaded when somebody asks for it: for looking inside, and groups.
+#: What is loaded when somebody asks for it.
 _LATER = {
     "Stats": "_core.stats",
     "Task": "_core.tasks",
@@ -89,6 +87,8 @@ _LATER = {
     "Trace": "trace",
     "dump": "dumping",
     "dump_on_signal": "asking",
+    "install": "installing",
+    "installed": "installing",
 }
 
 

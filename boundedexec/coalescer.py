@@ -29,6 +29,7 @@ from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
 from ._core.submission import CANCELLATION, Owner, Submission, ended_under_lock
+from ._core.wrapping import submit_through
 from .checking import check_executor
 from .service import Service, slots_of, submits_plainly
 
@@ -80,9 +81,13 @@ class Coalescer(Generic[K]):
 
     def _attach(self) -> None:
         executor = self._executor
-        self._slots = slots_of(executor) if isinstance(executor, Service) else None
+        service = executor if isinstance(executor, Service) else None
+        self._slots = None if service is None else slots_of(service)
         #: Whether runs stand in the service's queue themselves.
-        self._direct = isinstance(executor, Service) and submits_plainly(executor)
+        self._direct = service is not None and submits_plainly(service)
+        #: Whose `submit` may come to be wrapped: then that is to be given the callables.
+        wrappable = self._slots is not None and self._slots.wrappable
+        self._pool = service if self._direct and wrappable else None
         if self._slots is None:
             self._runs = Runs(Owner(), id)
         elif self._direct:
@@ -120,11 +125,21 @@ class Coalescer(Generic[K]):
         return self._submit(key, fn, args, kwargs, True)
 
     def _submit(
-        self, key: K, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], content: bool
+        self,
+        key: K,
+        fn: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        content: bool,
+        wrapped: bool = False,
     ) -> concurrent.futures.Future[Any]:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots, runs = self._slots, self._runs
+        pool = self._pool
+        if pool is not None and not wrapped and not submits_plainly(pool):
+            accept = partial(self._accept, key, content)
+            return submit_through(pool, accept, fn, args, kwargs)
         if slots is not None and slots.refusal is not None:
             check_accepts(slots)
         context = copy_context() if slots is None or slots.propagate else None
@@ -139,6 +154,12 @@ class Coalescer(Generic[K]):
             check_accepts(slots)
         run = Run(runs, key, number, call)
         return self._queue(run, content) if self._direct else self._hand_over(run, content)
+
+    def _accept(
+        self, key: K, content: bool, fn: Any, /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[Any]:
+        """What a wrapper has been given a submit of this, and hands on."""
+        return self._submit(key, fn, args, kwargs, content, wrapped=True)
 
     def _queue(self, run: Run, content: bool) -> Run:
         """Have the run itself stand in the service's queue, unless it joins or follows one."""

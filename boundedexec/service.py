@@ -156,7 +156,7 @@ class Service(concurrent.futures.Executor):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
-        if slots.wrappable and takes_effect():
+        if slots.wrappable and takes_effect(slots):
             return submit_wrapped(self, partial(Service.submit, self), fn, args, kwargs)
         future: Future[T] = _new_future(Future)
         future.state = PENDING
@@ -208,14 +208,10 @@ class Service(concurrent.futures.Executor):
         end = None if timeout is None else timeout + time.monotonic()
         calls = zip(*iterables, strict=False)
         futures: deque[concurrent.futures.Future[T]] = deque()
-        try:
-            for call in calls:
-                futures.append(self.submit(fn, *call))
-                if len(futures) == buffersize:
-                    break
-        except BaseException:
-            _drop(futures)
-            raise
+        for call in calls:
+            futures.append(self.submit(fn, *call))
+            if len(futures) == buffersize:
+                break
         # With everything submitted the iterator needs nothing more of this service,
         # and must not keep it alive.
         return _results(futures, end, None if buffersize is None else weakref.ref(self), fn, calls)

@@ -16,7 +16,6 @@ from .graph import Node, is_queued
 from .locking import headroom, holding
 from .reporting import Failure, name_of
 from .state import Slots, current_body
-from .stdlib_waits import Waiters
 from .submission import ENDING, FINISHED, RUNNING, Callback, Submission, Watch, install, uninstall
 
 T = TypeVar("T")
@@ -221,11 +220,29 @@ class Future(Submission[T]):
             # Not `watched` again: the stdlib's `wait` has read the state under the lock, and
             # relies on it until its waiter is in here.
             waiters = (self.watch or self.watched()).waiters
+            if current_body() is None:
+                return waiters
             # The stdlib's waits install themselves here: in a body, so that they lend.
-            return waiters if current_body() is None else Waiters(self, waiters)
+            from .stdlib_waits import Waiters  # noqa: PLC0415  # Seldom needed.
+
+            return Waiters(self, waiters)
 
         def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
             """Done, cancelled, result, exception; from Python 3.14 on."""
             done, cancelled = self.done(), self.cancelled()
             exception = self.exception() if done and not cancelled else None
             return done, cancelled, getattr(self, "value", None), exception
+
+        # What programs read all the same.
+
+        @property
+        def _result(self) -> Any:
+            return self._get_snapshot()[2]
+
+        @property
+        def _exception(self) -> BaseException | None:
+            return self._get_snapshot()[3]
+
+        @property
+        def _done_callbacks(self) -> Any:
+            return self.watched().callbacks

@@ -29,8 +29,11 @@ _HANDLE = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
 #: Since Python 3.14 threads have their names in the system, too.
 _set_name: Callable[[str], object] | None = getattr(_thread, "set_name", None)
 
-#: `threading`'s own table, which has no public name.
-_listed: dict[int, threading.Thread] = vars(threading)["_active"]
+
+def _listed() -> dict[int, threading.Thread]:
+    """`threading`'s own table, which has no public name. eventlet puts another in its place."""
+    table: dict[int, threading.Thread] = vars(threading)["_active"]
+    return table
 
 
 class ListedThread(threading.Thread):
@@ -64,7 +67,7 @@ class ListedThread(threading.Thread):
             self._enter()
             self.work()
         finally:
-            _listed.pop(_thread.get_ident(), None)
+            _listed().pop(_thread.get_ident(), None)
             self.gone()
             self._ended.release()
 
@@ -73,7 +76,7 @@ class ListedThread(threading.Thread):
         self._ident = _thread.get_ident()
         if hasattr(_thread, "get_native_id"):
             self._native_id = _thread.get_native_id()
-        _listed[self._ident] = self
+        _listed()[self._ident] = self
         vars(self)["_started"].set()
         if _set_name is not None:
             try:
@@ -128,26 +131,3 @@ class PerThread:
         # Replaced, not cleared: without a GIL a thread that does not exist in the child
         # may have been in the middle of an operation on it.
         self.values = {}
-
-
-# Fork: in the child `threading` makes the thread that forked the main thread, and relies
-# on what `Thread.start` would have left in it. For a thread that is not in its table it
-# makes a main thread itself.
-_forking = PerThread()
-
-
-def _leave_table() -> None:
-    thread = _listed.get(_thread.get_ident())
-    if isinstance(thread, ListedThread):
-        _forking.set(thread)
-        _listed.pop(_thread.get_ident())
-
-
-def _return_to_table() -> None:
-    if _forking.get() is not None:
-        _listed[_thread.get_ident()] = _forking.get()
-        _forking.set(None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_leave_table, after_in_parent=_return_to_table)

@@ -571,17 +571,52 @@ def test_the_runs_of_a_coalescer_on_a_wrapped_pool_are_wrapped(wrapped: list[Any
     assert len(runs) == 0
 
 
-def test_a_coalescer_that_was_there_before_the_wrapper_goes_on(wrap: Any) -> None:
+def test_the_runs_of_a_coalescer_that_was_there_before_the_wrapper_are_wrapped(
+    request: pytest.FixtureRequest,
+) -> None:
     pool = new_pool()
-    runs: Coalescer[str] = Coalescer(pool)
-
-    def passing(original: Any, *args: Any) -> Any:
-        return original(*args)
-
-    wrap(passing)
+    runs: Any = Coalescer[str](pool)
+    gate = Gate()
+    first = runs.submit("key", gate)
+    gate.wait_entered()
+    wrapped: list[Any] = request.getfixturevalue("wrapped")
+    again = [runs.submit("key", str, n) for n in range(100)]
+    joined = runs.join("key", str, 100)
+    gate.open()
+    assert len(set(again)) == 1
+    assert joined is first
+    assert first.result(LIMIT) is None
+    # Of the submit that came last, and once.
+    assert again[0].result(LIMIT) == ("wrapped", "99")
+    assert len(wrapped) == 101
     outer: Any = pool.submit(lambda: runs.submit("key", str, 7).result())
-    assert outer.result(LIMIT) == "7"
+    assert outer.result(LIMIT) == ("wrapped", ("wrapped", "7"))
     assert pool.block_till_done(LIMIT)
+    assert len(runs) == 0
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        runs.submit("key", str, 8)
+
+
+def test_the_runs_of_a_coalescer_that_was_there_before_a_wrapper_of_the_installed_class() -> None:
+    assert run_script("""
+        import boundedexec, concurrent.futures
+        boundedexec.install()
+        Pool = concurrent.futures.ThreadPoolExecutor
+        runs = boundedexec.Coalescer(Pool(1))
+        service_runs = boundedexec.Coalescer(boundedexec.Service(1))
+        original = Pool.submit
+
+        def submit(self, fn, /, *args, **kwargs):
+            assert isinstance(self, Pool)
+            return original(self, lambda *args: ("wrapped", fn(*args)), *args, **kwargs)
+
+        Pool.submit = submit
+        for each in runs, service_runs:
+            print(each.submit("key", pow, 2, 3).result())
+        Pool.submit = original
+        print(runs.submit("key", pow, 2, 3).result())
+        """) == ["('wrapped', 8)", "8", "8"]
 
 
 # What it costs where there is no wrapper.
