@@ -105,7 +105,7 @@ class _WaitForSlot(Node):
     resumes = True
 
     def over(self) -> bool:
-        return self.worker is not None and self.worker.slot
+        return self.worker.slot
 
 
 def resume(body: Worker, deadline: float | None = None) -> None:
