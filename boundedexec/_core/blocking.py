@@ -86,7 +86,8 @@ def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> 
     with guard.lock:
         graph.leave(node)
         late = deadline is not None and not node.over()
-        if late and _needs_slot(node, body):
+        # What it waits for had to be lent a slot, or has none yet.
+        if late and (body.lend is not None or any(map(is_queued, node.pending))):
             body.slots.recorder.ran_out()
         # Without one from the start, its slot is yielded, or with an earlier borrower.
         if body.slot or withdraw(body) or not had_slot:  # explore: leave-withdraws
@@ -94,11 +95,6 @@ def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> 
         if late and body.lend is not None:
             return
     resume(body, deadline)  # explore: leave-resumes
-
-
-def _needs_slot(node: Node, body: Worker) -> bool:
-    """Whether what `node` waits for had to be lent a slot, or has none yet."""
-    return body.lend is not None or any(map(is_queued, node.pending))
 
 
 class _WaitForSlot(Node):

@@ -13,9 +13,10 @@ import threading
 import time
 import weakref
 
-from .describing import current_frames, describe, describe_call, stack
+from .describing import describe, describe_call
 from .locking import locked
 from .slots import queue_now
+from .stacks import current_frames, stack
 from .state import Slots, Worker
 from .submission import PENDING, SECOND, Submission, clock
 
