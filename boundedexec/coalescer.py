@@ -16,7 +16,8 @@ import threading
 import weakref
 from _thread import get_ident
 from collections.abc import Callable, Hashable
-from contextvars import copy_context
+from concurrent.futures import BrokenExecutor
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -28,7 +29,7 @@ from ._core.recording import SILENT
 from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
-from ._core.submission import CANCELLATION, Owner, Submission
+from ._core.submission import CANCELLATION, AnyFuture, Owner, Submission
 from .service import Service, slots_of, submits_plainly
 
 __all__ = ["Coalescer"]
@@ -54,8 +55,12 @@ class _Body:
         if self._call is None:
             return None  # Cancelled.
         self.func, args, kwargs, context = self._call
-        enter = operator.call if context is None else context.copy().run
-        return enter(self._call[0], *args, **(kwargs or {}))
+        return _enter(context)(self.func, *args, **(kwargs or {}))
+
+
+def _enter(context: Context | None) -> Callable[..., Any]:
+    """What calls in a copy of `context`; a copy, for another thread may be in it."""
+    return operator.call if context is None else context.copy().run
 
 
 class Coalescer(Generic[K]):
@@ -121,7 +126,7 @@ class Coalescer(Generic[K]):
 
     def _submit(
         self, key: K, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], content: bool
-    ) -> concurrent.futures.Future[Any]:
+    ) -> AnyFuture:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots, runs = self._slots, self._runs
@@ -203,10 +208,8 @@ class Coalescer(Generic[K]):
         before = admitting.get()
         admitting.set(slots if owed else before)
         try:
-            # The context of a submit is where the executor finds what it passes on. A copy,
-            # for the body may be in it before the executor returns.
-            enter = operator.call if context is None else context.copy().run
-            inner = enter(self._executor.submit, fn, *args, **(kwargs or {}))
+            # The context of a submit is where the executor finds what it passes on.
+            inner: AnyFuture = _enter(context)(self._executor.submit, fn, *args, **(kwargs or {}))
         finally:
             admitting.set(before)
         if isinstance(inner, Submission):
@@ -221,13 +224,11 @@ class Coalescer(Generic[K]):
         inner.add_done_callback(partial(self._on_done, run))
         return False
 
-    def _on_done(self, run: Run, inner: concurrent.futures.Future[Any]) -> None:
+    def _on_done(self, run: Run, inner: AnyFuture) -> None:
         """The executor is done with it."""
         _decide_as(run, inner)
         # The stdlib's pools cancel and break under the lock of their `submit`.
-        broken = inner.cancelled() or isinstance(
-            inner.exception(), concurrent.futures.BrokenExecutor
-        )
+        broken = inner.cancelled() or isinstance(inner.exception(), BrokenExecutor)
         if broken and run.successor is not None and self._slots is None:
             try:
                 threading.Thread(target=self._follow, args=(run,), daemon=True).start()
@@ -265,7 +266,7 @@ class Coalescer(Generic[K]):
         return f"<{type(self).__name__} keys={len(self)} of {self._executor!r}>"
 
 
-def _decide_as(run: Run, inner: concurrent.futures.Future[Any]) -> None:
+def _decide_as(run: Run, inner: AnyFuture) -> None:
     if inner.cancelled():
         run.decide(None, CANCELLATION)
     elif (exception := inner.exception()) is not None:

@@ -175,8 +175,7 @@ def explore(start: Node, *, past_queues: bool = False) -> Reach:
     """Find where `start` leads to, and what of it can end.
 
     A queued submission ends like any other, unless one looks `past_queues`: then it waits
-    for one of those who hold the slots of its service. "Can end" spreads backwards from
-    what can, along each arrow once.
+    for one of those who hold the slots of its service.
     """
     leads: dict[Place, list[Any]] = {}
     targets: Targets = {}

@@ -238,9 +238,9 @@ def end_debts(worker: Worker) -> None:
 def _discard(queue: deque[Submission[Any]], future: Submission[Any]) -> None:
     """Take a submission that was started past the queue out of it.
 
-    With a GIL no thread is switched to between the look and the removal, for nothing is
-    called in between. Most are at the end, for a body has just submitted them. The others
-    are found by their number: the queue is in order but for those submitted at once.
+    Most are at the end, for a body has just submitted them. The others are found by their
+    serial: the queue is in order but for those submitted at once. With a GIL the look and
+    the removal are one run.
     """
     if HAS_GIL:
         try:
