@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from ._core.blocking import DeadlockError
 from ._core.pool import QueueFull, debug
 from ._core.waits import as_completed, wait
-from .coalescer import Coalescer
 from .drop_in import ThreadPoolExecutor
 from .service import Service
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ._core.stats import Stats
     from ._core.tasks import Task
     from .asking import dump_on_signal
+    from .coalescer import Coalescer
     from .dumping import dump
     from .groups import TaskGroup
     from .installing import install, installed
@@ -65,7 +65,6 @@ __all__ = [
 ]
 
 for _public in (
-    Coalescer,
     DeadlockError,
     Future,
     QueueFull,
@@ -79,8 +78,9 @@ for _public in (
     _public.__module__ = __name__
 
 
-#: What is loaded when somebody asks for it.
+#: What is loaded when somebody asks for it: keys, groups, and what looks inside.
 _LATER = {
+    "Coalescer": "coalescer",
     "Stats": "_core.stats",
     "Task": "_core.tasks",
     "TaskGroup": "groups",

@@ -16,7 +16,7 @@ import threading
 import weakref
 from _thread import get_ident
 from collections.abc import Callable, Hashable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -28,7 +28,7 @@ from ._core.recording import SILENT
 from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
-from ._core.submission import CANCELLATION, Owner, Submission, ended_under_lock
+from ._core.submission import CANCELLATION, AnyFuture, Owner, Submission, ended_under_lock
 from ._core.wrapping import submit_through
 from .checking import check_executor
 from .service import Service, slots_of, submits_plainly
@@ -56,8 +56,12 @@ class _Body:
         if self._call is None:
             return None  # Cancelled.
         self.func, args, kwargs, context = self._call
-        enter = operator.call if context is None else context.copy().run
-        return enter(self._call[0], *args, **(kwargs or {}))
+        return _enter(context)(self.func, *args, **(kwargs or {}))
+
+
+def _enter(context: Context | None) -> Callable[..., Any]:
+    """What calls in a copy of `context`; a copy, for another thread may be in it."""
+    return operator.call if context is None else context.copy().run
 
 
 class Coalescer(Generic[K]):
@@ -132,7 +136,7 @@ class Coalescer(Generic[K]):
         kwargs: dict[str, Any],
         content: bool,
         wrapped: bool = False,
-    ) -> concurrent.futures.Future[Any]:
+    ) -> AnyFuture:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots, runs = self._slots, self._runs
@@ -224,10 +228,8 @@ class Coalescer(Generic[K]):
         before = admitting.get()
         admitting.set(slots if owed else before)
         try:
-            # The context of a submit is where the executor finds what it passes on. A copy,
-            # for the body may be in it before the executor returns.
-            enter = operator.call if context is None else context.copy().run
-            inner = enter(self._executor.submit, fn, *args, **(kwargs or {}))
+            # The context of a submit is where the executor finds what it passes on.
+            inner: AnyFuture = _enter(context)(self._executor.submit, fn, *args, **(kwargs or {}))
         finally:
             admitting.set(before)
         if isinstance(inner, Submission):
@@ -242,7 +244,7 @@ class Coalescer(Generic[K]):
         inner.add_done_callback(partial(self._on_done, run))
         return False
 
-    def _on_done(self, run: Run, inner: concurrent.futures.Future[Any]) -> None:
+    def _on_done(self, run: Run, inner: AnyFuture) -> None:
         """The executor is done with it."""
         _decide_as(run, inner)
         if run.successor is not None and self._slots is None and ended_under_lock(inner):
@@ -282,7 +284,7 @@ class Coalescer(Generic[K]):
         return f"<{type(self).__name__} keys={len(self)} of {self._executor!r}>"
 
 
-def _decide_as(run: Run, inner: concurrent.futures.Future[Any]) -> None:
+def _decide_as(run: Run, inner: AnyFuture) -> None:
     if inner.cancelled():
         run.decide(None, CANCELLATION)
     elif (exception := inner.exception()) is not None:

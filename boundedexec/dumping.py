@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
-from ._core.describing import current_frames, stack
 from ._core.pool import living
 from ._core.reporting import name_of
 from ._core.slots import queue_now
+from ._core.stacks import current_frames, stack
 from ._core.state import Slots
 from ._core.stats import Stats, stats
 from ._core.tasks import Task, executing, to_tasks

@@ -89,7 +89,8 @@ def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> 
     with guard.lock:
         graph.leave(node)
         late = deadline is not None and not node.over()
-        if late and _needs_slot(node, body):
+        # What it waits for had to be lent a slot, or has none yet.
+        if late and (body.lend is not None or any(map(is_queued, node.pending))):
             body.slots.late += 1
         # Without one from the start, its slot is yielded, or with an earlier borrower.
         if body.slot or withdraw(body) or not had_slot:  # explore: leave-withdraws
@@ -99,16 +100,11 @@ def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> 
     resume(body, deadline)  # explore: leave-resumes
 
 
-def _needs_slot(node: Node, body: Worker) -> bool:
-    """Whether what `node` waits for had to be lent a slot, or has none yet."""
-    return body.lend is not None or any(map(is_queued, node.pending))
-
-
 class _WaitForSlot(Node):
     resumes = True
 
     def over(self) -> bool:
-        return self.worker is not None and self.worker.slot
+        return self.worker.slot
 
 
 def resume(body: Worker, deadline: float | None = None) -> None:

@@ -25,10 +25,10 @@ def outside(filename: str) -> bool:
     return not filename.startswith(_INSIDE)
 
 
-def describe(worker: Worker | None, frame: FrameType | None) -> str:
+def describe(worker: Worker, frame: FrameType | None) -> str:
     """`name(arguments) on <thread> at <file>:<line>`, as much of it as there is."""
-    future, fn = (None, None) if worker is None else (worker.future, worker.fn)
-    if worker is None or future is None or fn is None:
+    future, fn = worker.future, worker.fn
+    if future is None or fn is None:
         return "a body that is over"
     place = _place(frame)
     return f"{describe_call(fn, future)} on {worker.name}{place and ' at '}{place}"
@@ -49,25 +49,6 @@ def _place(frame: FrameType | None) -> str:
     while frame is not None and not outside(frame.f_code.co_filename):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def current_frames() -> dict[int, FrameType]:
-    """Where each thread is, by its ident."""
-    return sys._current_frames()  # pyright: ignore[reportPrivateUsage]
-
-
-def stack(frame: FrameType | None, most: int) -> list[str]:
-    """The innermost lines that are a body's own, at most that many; the outer ones first."""
-    import linecache  # noqa: PLC0415  # Slow to import, and seldom needed.
-
-    lines: list[str] = []
-    while frame is not None and len(lines) < most:
-        code = frame.f_code
-        if outside(code.co_filename):
-            words = linecache.getline(code.co_filename, frame.f_lineno).strip()
-            lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}: {words}")
-        frame = frame.f_back
-    return lines[::-1]
 
 
 def shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

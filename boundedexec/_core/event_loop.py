@@ -33,7 +33,7 @@ class _Coroutine(Observer):
             pass  # The loop is closed.
 
     def wake(self) -> None:
-        if not self.woken.done():
+        if not self.woken.done():  # Two may have notified it.
             self.woken.set_result(None)
 
 
@@ -41,16 +41,11 @@ async def wait_idle(slots: Slots, timeout: float | None) -> bool:
     """Wait until nothing is outstanding; False when `timeout` passed first."""
     if is_idle(slots):
         return True
-    loop = asyncio.get_running_loop()
-    observer = _Coroutine(loop)
-    timer = None
-    if timeout is not None:
-        timer = loop.call_later(min(max(timeout, 0), threading.TIMEOUT_MAX), observer.wake)
+    observer = _Coroutine(asyncio.get_running_loop())
+    seconds = None if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
     try:
         observe(slots, observer)
-        await observer.woken
+        await asyncio.wait([observer.woken], timeout=seconds)
         return observer.satisfied or is_idle(slots)
     finally:
         slots.observers.pop(observer, None)
-        if timer is not None:
-            timer.cancel()

@@ -20,8 +20,8 @@ from .submission import Submission, clock
 class Node(Sleeper):
     """A body that waits: for futures, or for a slot."""
 
-    #: The body; None for a thread that executes none, and before it waits.
-    worker: Worker | None = None
+    #: The body, once it waits. Not there for a thread that executes none.
+    worker: Worker
     #: What that body waited in already, where a `__del__` waits in between.
     outer: Node | None = None
     #: Whether one of `pending` ends the wait; otherwise all must be over.
@@ -70,13 +70,11 @@ class Node(Sleeper):
             self._maybe_queued = OrderedDict.fromkeys(self.pending)
         while self._maybe_queued:
             future = next(iter(self._maybe_queued))
-            if is_queued(future) and future.owner is slots:
-                return future
-            # What has started or is another service's is no candidate later either; but a
-            # run that is owed may be.
-            own = isinstance(future, Submission) and future.owner is slots
-            if own and future.predecessor is not None:
-                break
+            if getattr(future, "owner", None) is slots:
+                if is_queued(future):
+                    return future
+                if future.predecessor is not None:
+                    break  # A run that is owed may be one later.
             del self._maybe_queued[future]
         return None
 
@@ -105,7 +103,6 @@ class Graph:
     def leave(self, node: Node) -> None:
         """Harmless when repeated."""
         worker = node.worker
-        assert worker is not None
         worker.moved = clock()
         worker.node = node.outer
         if node.outer is None:
@@ -172,16 +169,10 @@ def _obstacle(future: Any) -> Node | Submission[Any] | None:
     return None
 
 
-class Target(NamedTuple):
-    """Something that a lent slot would start, or let go on."""
-
-    slots: Slots
-    #: The submission, or the body that resumes.
-    future: Submission[Any] | None
-    worker: Worker | None
-
-
 Place: TypeAlias = Node | Slots
+#: What lent slots would start or let go on, queued submissions and those whose bodies resume,
+#: each with the slots that it needs one of.
+Targets: TypeAlias = dict[Any, Slots]
 
 
 class Reach(NamedTuple):
@@ -192,7 +183,7 @@ class Reach(NamedTuple):
     leads: dict[Place, list[Any]]
     #: What can end.
     can_end: set[Place]
-    targets: list[Target]
+    targets: Targets
 
 
 def runs_freely(start: Node) -> bool:
@@ -215,10 +206,10 @@ def explore(start: Node, *, past_queues: bool = False, untimed: bool = False) ->
 
     A queued submission ends like any other, unless one looks `past_queues`: then it waits
     for one of those who hold the slots of its service. A wait with a timeout ends by itself,
-    unless one looks at it as `untimed`. "Can end" spreads backwards from what can, along each
-    arrow once.
+    unless one looks at it as `untimed`.
     """
-    reach = Reach({}, set(), [])
+    leads: dict[Place, list[Any]] = {}
+    targets: Targets = {}
     reached_from: dict[Place, list[Place]] = {start: []}
     places: list[Place] = [start]
     # How many of those that a place leads to must be able to end before it can.
@@ -226,9 +217,8 @@ def explore(start: Node, *, past_queues: bool = False, untimed: bool = False) ->
     for place in places:
         if isinstance(place, Line):
             place.led_to(start)
-        leads, missing[place] = _leads(place, past_queues, untimed, reach.targets)
-        reach.leads[place] = leads
-        for lead in leads:
+        leads[place], missing[place] = _leads(place, past_queues, untimed, targets)
+        for lead in leads[place]:
             if lead not in reached_from:
                 places.append(lead)
             reached_from.setdefault(lead, []).append(place)
@@ -238,12 +228,11 @@ def explore(start: Node, *, past_queues: bool = False, untimed: bool = False) ->
             missing[waiting] -= 1
             if not missing[waiting]:
                 ending.append(waiting)
-    reach.can_end.update(ending)
-    return reach
+    return Reach(leads, set(ending), targets)
 
 
 def _leads(
-    place: Place, past_queues: bool, untimed: bool, targets: list[Target]
+    place: Place, past_queues: bool, untimed: bool, targets: Targets
 ) -> tuple[list[Place], int]:
     """What `place` waits for that waits itself, and how many of those must be able to end."""
     if isinstance(place, Slots):
@@ -251,35 +240,29 @@ def _leads(
     if place.over():
         return [], 0
     if place.resumes:
-        worker = place.worker
-        assert worker is not None
-        targets.append(Target(worker.slots, None, worker))
-        return ([worker.slots], 1) if past_queues else ([], 0)
+        slots = place.worker.slots
+        targets[place.worker.future] = slots
+        return ([slots], 1) if past_queues else ([], 0)
     leads: list[Place] = []
+    lend = place.worker.lend
     for future in list(place.pending):
         obstacle = _obstacle(future)
         if isinstance(obstacle, Node):
             leads.append(obstacle)
             continue
         if obstacle is not None:
-            slots = obstacle.owner
-            assert isinstance(slots, Slots)
-            if not _is_lent_to(place, obstacle):
-                targets.append(Target(slots, obstacle, None))
+            owner: Any = obstacle.owner
+            # One that waits to be fetched with the slot of this body needs no second one:
+            # that would come back unused, and be lent to the next one.
+            if lend is None or lend.future is not obstacle:
+                targets[obstacle] = owner
             if past_queues:
-                leads.append(slots)
+                leads.append(owner)
                 continue
         if place.any:
             return leads, 0
     needed = 0 if place.timed and not untimed else len(leads)  # explore: timed-can-end
     return leads, min(needed, 1) if place.any else needed
-
-
-def _is_lent_to(node: Node, future: Submission[Any]) -> bool:
-    """Whether the body that waits in `node` has lent its slot to `future`, and no worker has
-    fetched the lend yet. A second slot would come back unused, and be lent to the next one."""
-    worker = node.worker
-    return worker is not None and worker.lend is not None and worker.lend.future is future
 
 
 def is_full(slots: Slots) -> bool:
@@ -290,22 +273,18 @@ def is_full(slots: Slots) -> bool:
 def _holders(slots: Slots) -> tuple[list[Place], int]:
     """The waits of the bodies that hold `slots`; none of them is needed where a slot is or
     comes free without."""
-    waits: list[Place] = []
-    if not is_full(slots):
-        return waits, 0
     # Who has lent its slot is no holder: the borrower is.
-    for worker in slots.workers:
-        if worker.slot:
-            if worker.node is None:
-                return [], 0  # It executes, or is about to take something.
-            waits.append(worker.node)
+    holders = [worker for worker in slots.workers if worker.slot]
+    # One that does not wait executes, or is about to take something.
+    waits: list[Place] = [worker.node for worker in holders if worker.node is not None]
+    if not is_full(slots) or len(waits) < len(holders):
+        return [], 0
     return waits, min(len(waits), 1)
 
 
 def can_lend(node: Node, slots: Slots) -> bool:
     """Whether the body that waits in `node` holds one of `slots` and may lend it."""
     worker = node.worker
-    assert worker is not None
     return worker.slots is slots and worker.slot and slots.lends_slots and not node.over()
 
 
@@ -315,19 +294,12 @@ def lenders(node: Node, slots: Slots) -> Iterator[Worker]:
     seen = {node}
     nodes = [node] if slots.lends_slots else []
     for there in nodes:
-        assert there.worker is not None
         if can_lend(there, slots):
             yield there.worker
         for waiting in _direct(there.worker):
             if waiting not in seen:
                 seen.add(waiting)
                 nodes.append(waiting)
-
-
-def node_of(waiter: Any) -> Node | None:
-    """The wait that a waiter stands for; in a body, the stdlib's have it as their event."""
-    node: Any = getattr(waiter, "event", waiter)
-    return node if isinstance(node, Node) else None
 
 
 def _direct(worker: Worker) -> Iterator[Node]:
@@ -340,16 +312,19 @@ def _direct(worker: Worker) -> Iterator[Node]:
             yield node
     while future is not None:
         for node in _nodes_at(future):
-            if node.worker is not None and node.worker.node is node:
+            waiting = getattr(node, "worker", None)
+            if waiting is not None and waiting.node is node:
                 yield node
         future = future.successor
 
 
 def _nodes_at(future: Submission[Any]) -> Iterator[Node]:
+    """The waits that are installed in `future`. The stdlib's, in a body, are the events of
+    its waiters."""
     watch = future.watch
     for waiter in [] if watch is None else list(watch.waiters):
-        node = node_of(waiter)
-        if node is not None:
+        node: Any = getattr(waiter, "event", waiter)
+        if isinstance(node, Node):
             yield node
 
 

@@ -15,7 +15,7 @@ from .graph import (
     Line,
     Node,
     Reach,
-    Target,
+    Targets,
     can_lend,
     explore,
     graph,
@@ -43,20 +43,20 @@ def lend_for(node: Node) -> list[Node]:
     cannot be started.
     """
     worker = node.worker
-    assert worker is not None
     one_is_enough = node.any or node.single is not None
     if (one_is_enough or not node.changed) and can_lend(node, worker.slots):
         future = node.next_queued(worker.slots)
         if future is not None:
             # What is queued waits for nobody: no circle. And its end is when the slot is back.
-            _lend(worker, Target(worker.slots, future, None))
+            _lend(worker, future)
             return []
     node.changed = False
     node.listen()
     if node.over() or runs_freely(node):
         return []
-    if is_queued(node.single) and not is_full(node.single.owner):
-        node.single.owner.signal()  # As in `_lend_to_each`. The short way, again.
+    slots: Any = node.single.owner if is_queued(node.single) else None
+    if slots is not None and not is_full(slots):
+        slots.signal()  # As in `_lend_to_each`. The short way, again.
         return []
     reach = explore(node)
     if _let_through(node, reach):
@@ -65,7 +65,7 @@ def lend_for(node: Node) -> list[Node]:
         # Under the same lock: of several that close a circle, the others need not raise.
         graph.leave(node)
         return _circle(node, reach)  # explore: circle-raises
-    full = [target for target in reach.targets if is_full(target.slots)]
+    full = any(map(is_full, reach.targets.values()))
     if not _lend_to_each(node, reach.targets) and full:
         _lend_where_stuck(node)
     return []
@@ -98,18 +98,17 @@ def _circle(start: Node, reach: Reach) -> list[Node]:
     return [*circle, place]
 
 
-def _lend_to_each(node: Node, targets: list[Target]) -> bool:
+def _lend_to_each(node: Node, targets: Targets) -> bool:
     """Lend to each of `targets` what the body of `node`, or else the nearest of those that
     wait for it, holds; whether anything was lent."""
     lent = False
     givers: dict[Slots, Iterator[Worker]] = {}
-    for target in targets:
-        slots = target.slots
+    for future, slots in targets.items():
         giver = next(givers.setdefault(slots, lenders(node, slots)), None)
         if giver is None:
             slots.signal()  # Perhaps it only lacks a thread, and nobody else would try again.
         else:
-            _lend(giver, target)
+            _lend(giver, future)
             lent = True
     return lent
 
@@ -120,29 +119,29 @@ def _lend_where_stuck(node: Node) -> None:
         reach = explore(node, past_queues=True)
         if node in reach.can_end:
             return
-        for target in reach.targets:
-            holders = reach.leads.get(target.slots, [])
-            giver = next((each for each in holders if can_lend(each, target.slots)), None)
+        for future, slots in reach.targets.items():
+            holders = reach.leads.get(slots, [])
+            giver = next((each for each in holders if can_lend(each, slots)), None)
             if giver is not None:  # explore: crosswise
-                _lend(giver.worker, target)
+                _lend(giver.worker, future)
                 break
         else:
             return
 
 
-def _lend(lender: Worker, target: Target) -> None:
-    """Lend the slot of `lender`: to a body that resumes, or to a queued submission, and a
-    worker fetches both."""
-    slots, future, borrower = target
-    lend = Lend(lender, future)
-    if borrower is None:
+def _lend(lender: Worker, future: Submission[Any]) -> None:
+    """Lend the slot of `lender`: to `future` where it is queued, and a worker fetches both;
+    else to its body, which resumes."""
+    slots, resuming = lender.slots, graph.waiting.get(future)
+    lend = Lend(lender, future if resuming is None else None)
+    if resuming is None:
         fetch(slots)  # It comes to the lends once the lock is released.
         slots.lends.append(lend)
     else:
-        borrower.debts.append(lend)  # explore: lend-to-resuming
-        grant(borrower)
+        resuming.worker.debts.append(lend)  # explore: lend-to-resuming
+        grant(resuming.worker)
     lender.lend, lender.slot = lend, False
-    slots.recorder.lent(lender, future if borrower is None else borrower.future)
+    slots.recorder.lent(lender, future)
 
 
 def withdraw(lender: Worker) -> bool:
@@ -261,9 +260,9 @@ def end_debts(worker: Worker) -> None:
 def _discard(queue: deque[Submission[Any]], future: Submission[Any]) -> None:
     """Take a submission that was started past the queue out of it.
 
-    With a GIL no thread is switched to between the look and the removal, for nothing is
-    called in between. Most are at the end, for a body has just submitted them. The others
-    are found by their number: the queue is in order but for those submitted at once.
+    Most are at the end, for a body has just submitted them. The others are found by their
+    serial: the queue is in order but for those submitted at once. With a GIL the look and
+    the removal are one run.
     """
     if HAS_GIL:
         try:

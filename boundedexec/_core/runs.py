@@ -1,12 +1,8 @@
 """The runs of keys: how a submit joins one, how one begins, ends and is cancelled.
 
 What hands them to an executor is above (`coalescer`). With a GIL nothing here is locked:
-where two steps belong together nothing is called between them, so neither a signal handler
-nor another thread comes in between (README.md, "What it stands on").
-
-The table is no dictionary by keys: there, to take out one key can mean to compare it with
-another of the same hash, and that may raise when nobody is there to hear of it. Here runs
-are grouped by hash, and what is taken out is found by identity.
+steps that belong together are one run (README.md, "What it stands on"). Runs are grouped by
+the hash of their key, and what is taken out is found by identity (README.md, "Tried").
 """
 
 from __future__ import annotations
@@ -92,8 +88,7 @@ class Run(Future[Any]):
 
     def queue(self) -> None:
         """What it follows is over: stand in the queue, at which its worker looks again."""
-        slots = self.owner
-        assert isinstance(slots, Slots)
+        slots: Any = self.owner
         if slots.cancelling:
             self.cancel_even_if_shared()
             return
@@ -283,7 +278,6 @@ class Runs:
         run.runs = None  # Now nothing can follow it that does not follow it already.
         self._take_out(run)
         run.key = run.call = None
-        run.args = ()
         if run.predecessor is not None:
             run.predecessor = None
 

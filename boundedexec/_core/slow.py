@@ -15,9 +15,10 @@ import weakref
 from itertools import repeat
 from typing import TypeAlias
 
-from .describing import current_frames, describe, describe_call, stack
+from .describing import describe, describe_call
 from .locking import locked
 from .slots import queue_now
+from .stacks import current_frames, stack
 from .state import Slots, Worker
 from .submission import PENDING, SECOND, Submission, clock
 

@@ -16,7 +16,7 @@ class _SlotIsBack(Node):
     """A wait until what its body had lent has come back."""
 
     def over(self) -> bool:
-        return self.worker is not None and self.worker.slot
+        return self.worker.slot
 
 
 class _Interrupted(Node):
@@ -31,7 +31,7 @@ class _Interrupted(Node):
 
     def over(self) -> bool:
         over = bool(self.single.done())
-        if self.worker is not None and self.worker.lend is not None and not self._lent.is_set():
+        if self.worker.lend is not None and not self._lent.is_set():
             self._lent.set()
             block(_SlotIsBack(), None)
         return over
