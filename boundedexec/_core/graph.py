@@ -244,7 +244,7 @@ def _leads(
         targets[place.worker.future] = slots
         return ([slots], 1) if past_queues else ([], 0)
     leads: list[Place] = []
-    lend = place.worker.lend
+    lend = None if isinstance(place, Line) else place.worker.lend
     for future in list(place.pending):
         obstacle = _obstacle(future)
         if isinstance(obstacle, Node):
