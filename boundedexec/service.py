@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import operator
-import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -16,6 +13,13 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ._core.arguments import (
+    check_buffersize,
+    check_timeout,
+    checked_bound,
+    checked_integer,
+    checked_seconds,
+)
 from ._core.blocking import SlotYielded
 from ._core.future import Future
 from ._core.locking import headroom, locked
@@ -93,16 +97,16 @@ class Service(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable or None, not {initializer!r}")
         settings = Settings(
-            thread_name_prefix or f"Service-{next(_service_numbers)}",
-            _checked_seconds("idle_timeout", idle_timeout),
+            thread_name_prefix or new_prefix(),
+            checked_seconds("idle_timeout", idle_timeout),
             None if initializer is None else partial(initializer, *initargs),
             lending,
             propagate_context,
-            None if max_queued is None else _checked_integer("max_queued", max_queued, 0),
+            None if max_queued is None else checked_integer("max_queued", max_queued, 0),
             daemon,
-            _checked_seconds("slow_after", slow_after),
+            checked_seconds("slow_after", slow_after),
         )
-        self.attach(make_slots(settings, _checked_bound(max_workers)))
+        self.attach(make_slots(settings, checked_bound(max_workers)))
 
     def attach(self, slots: Slots) -> None:
         """Have `slots` be this service's, and finish when it is collected. For the core."""
@@ -112,12 +116,55 @@ class Service(concurrent.futures.Executor):
     @classmethod
     def bounded(cls, max_workers: int, /, *args: Any, **kwargs: Any) -> Self:
         """A service of at most `max_workers` bodies at once; other arguments as for the class."""
-        return cls(_checked_integer("max_workers", max_workers, 1), *args, **kwargs)
+        return cls(checked_integer("max_workers", max_workers, 1), *args, **kwargs)
 
     @classmethod
     def unbounded(cls, *args: Any, **kwargs: Any) -> Self:
         """A service without a bound: every submission starts at once."""
         return cls(0, *args, **kwargs)
+
+    @staticmethod
+    def over(
+        executor: concurrent.futures.Executor | Callable[[], concurrent.futures.Executor],
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        *,
+        retries: int = 0,
+        max_queued: int | None = None,
+        daemon: bool = False,
+        slow_after: float | None = None,
+    ) -> Service:
+        """A service whose bodies `executor` executes: of processes, interpreters, a cluster.
+
+        At most `max_workers` submissions are in its hands at once, in the order of
+        submission. The others wait here, and one thread of this service hands over, so
+        `submit` never blocks, though that of `executor` may.
+
+        Args:
+            executor: an executor, which stays its owner's: `shutdown` leaves it alone. Or a
+                callable that returns one, called on that thread when one is needed: first,
+                and where one refused with `BrokenExecutor`. `shutdown` shuts those down.
+            retries: how often a submission that a broken executor took with it is handed to
+                the next one. Needs a callable: a broken executor has nothing to try with.
+
+        The rest is as for the class. What differs:
+
+        * The callable itself is handed over, so it is pickled where `executor` does that,
+          and contexts stay behind. A body runs from when it is handed over.
+        * No body holds a slot on a thread of ours: none lends, `yield_slot` raises
+          `RuntimeError`, and a body that waits for its own service may hang.
+        * `cancel` also reaches what `executor` has and can still cancel.
+        * What fails beneath is the exception of the submissions that it hit.
+        * Done-callbacks execute on the thread that hands over: keep them short. Waiting there
+          for this service raises `DeadlockError`.
+
+        Raises `TypeError` or `ValueError` for arguments that are none of these.
+        """
+        from .over import Over  # noqa: PLC0415  # Loaded where it is asked for.
+
+        return Over(
+            executor, max_workers, thread_name_prefix, retries, max_queued, daemon, slow_after
+        )
 
     @property
     def max_workers(self) -> int | None:
@@ -131,7 +178,7 @@ class Service(concurrent.futures.Executor):
 
     @max_workers.setter
     def max_workers(self, max_workers: int | None) -> None:
-        bound = None if max_workers is None else _checked_bound(max_workers)
+        bound = None if max_workers is None else checked_bound(max_workers)
         headroom()
         slots = self._slots
         locked(set_bound, slots, bound)
@@ -202,7 +249,7 @@ class Service(concurrent.futures.Executor):
         int or None. The iterator blocks as `Future.result` does, raises what a call
         raised, and cancels what has not started when it is dropped.
         """
-        _check_buffersize(buffersize)
+        check_buffersize(buffersize)
         end = None if timeout is None else timeout + time.monotonic()
         calls = zip(*iterables, strict=False)
         futures: deque[concurrent.futures.Future[T]] = deque()
@@ -252,7 +299,7 @@ class Service(concurrent.futures.Executor):
         submit is waited for too. Raises `RuntimeError` in a body of this service,
         which would wait for itself.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         if self._is_waited_for_by_itself():
             raise RuntimeError("block_till_done in a body of its own service would never return")
         headroom()
@@ -266,7 +313,7 @@ class Service(concurrent.futures.Executor):
         Raises `RuntimeError` on a loop that runs in a body of this service, which
         would wait for itself, and where no asyncio loop runs.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         if self._is_waited_for_by_itself():
             raise RuntimeError(
                 "async_block_till_done in a body of its own service would never return"
@@ -315,7 +362,7 @@ class Service(concurrent.futures.Executor):
         """
         from ._core.tasks import tasks  # noqa: PLC0415
 
-        return tasks(self._slots, None if limit is None else _checked_integer("limit", limit, 0))
+        return tasks(self._slots, None if limit is None else checked_integer("limit", limit, 0))
 
     def dump(self, file: TextIO | None = None) -> None:
         """Write what the service does to `file`, by default standard error, for a person.
@@ -347,9 +394,19 @@ class Service(concurrent.futures.Executor):
         raise TypeError("a Service cannot be pickled: its threads are in this process")
 
 
+def new_prefix() -> str:
+    """What the threads of a service without a name are named by."""
+    return f"Service-{next(_service_numbers)}"
+
+
 def slots_of(service: Service) -> Slots:
     """What the package's other rooms know a service by."""
     return service._slots  # pyright: ignore[reportPrivateUsage]
+
+
+def executes_here(executor: concurrent.futures.Executor) -> bool:
+    """Whether it is a service that executes bodies itself, on threads of its own."""
+    return isinstance(executor, Service) and slots_of(executor).executes
 
 
 _submit_code = Service.submit.__code__
@@ -361,62 +418,6 @@ def submits_plainly(service: Service) -> bool:
     if type(submit) is not FunctionType or submit.__code__ is not _submit_code:
         return False
     return not (slots_of(service).wrappable and is_wrapped())
-
-
-def _checked_bound(max_workers: Any) -> int | None:
-    if max_workers is None:
-        return 4 * _usable_cpus()
-    bound = _checked_integer("max_workers", max_workers)
-    return bound if bound > 0 else None
-
-
-def _checked_integer(name: str, value: Any, least: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be {least} or more, not {value!r}")
-    return number
-
-
-def _check_buffersize(buffersize: object) -> None:
-    # In the words of Python 3.14.
-    if buffersize is not None:
-        if not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
-
-
-def _checked_seconds(name: str, value: object) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be seconds or None, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
-    return min(float(value), threading.TIMEOUT_MAX)
-
-
-def _check_timeout(timeout: Any) -> None:
-    try:
-        comparable = timeout is None or timeout == timeout + 0.0
-    except TypeError:
-        raise TypeError(f"timeout must be seconds or None, not {timeout!r}") from None
-    if not comparable:
-        raise ValueError("timeout must be seconds or None, not nan")
-
-
-def _usable_cpus() -> int:
-    process_cpu_count = getattr(os, "process_cpu_count", None)
-    if process_cpu_count is not None:
-        return process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _results(

@@ -11,7 +11,7 @@ from .graph import Node, graph, is_queued
 from .lending import lend_for, withdraw
 from .locking import guard, headroom
 from .slots import free_slot, hand_out, look
-from .state import Worker, current_body
+from .state import Worker, current_body, current_worker
 from .submission import clock
 
 
@@ -38,6 +38,8 @@ def block(node: Node, deadline: float | None) -> bool:
     """
     body = current_body()
     if body is None:
+        if deadline is None:
+            _refuse_feeder(node)
         node.listen()
         # Installed, so look: what ended before did not see it.
         # explore: installed-so-look
@@ -57,6 +59,20 @@ def block(node: Node, deadline: float | None) -> bool:
         node.frame = None
         del node, body  # A traceback may hold this frame.
     raise DeadlockError(f"this wait could never end: the bodies wait in a circle, {names}")
+
+
+def _refuse_feeder(node: Node) -> None:
+    """Raise where a done-callback waits for what only its own thread can finish."""
+    worker: Worker | None = current_worker.get()
+    if worker is None or worker.slots.executes or node.over():
+        return
+    own = [getattr(future, "owner", None) is worker.slots for future in node.pending]
+    if all(own) if node.any else any(own):
+        worker.slots.recorder.refused_circle()
+        raise DeadlockError(
+            "this wait could never end: a done-callback waits for its own service, which is"
+            " over another executor and calls it back on the thread that hands over"
+        )
 
 
 def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:

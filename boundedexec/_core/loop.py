@@ -96,7 +96,7 @@ def _prepare(worker: Worker, change: int) -> None:
     if worker.slot:
         slots.preparing += change
         if worker.signalled:
-            _consume_signal(worker)  # explore: initializer-signal
+            consume_signal(worker)  # explore: initializer-signal
     else:
         slots.preparing_for_lends += change
         if slots.fetcher is worker:
@@ -130,7 +130,7 @@ def _serve(worker: Worker) -> None:
             # Into the field at once: an exception from outside cannot come in between.
             for worker.future in worker.pops:  # noqa: B020  # explore: take-then-consume
                 if worker.signalled:
-                    _consume_signal(worker)
+                    consume_signal(worker)
                 future: Any = worker.future
                 try:
                     # The claim and the state; nothing is called in between.
@@ -139,7 +139,7 @@ def _serve(worker: Worker) -> None:
                     future.state = RUNNING
                     worker.fn = fn
                 except AttributeError:
-                    _pass_over(worker, future)
+                    pass_over(worker, future)
                     continue
                 _execute(worker, future, fn)
                 future = fn = None
@@ -153,7 +153,7 @@ def _serve(worker: Worker) -> None:
             worker.missed += 1
             break
     if worker.signalled:
-        _consume_signal(worker)
+        consume_signal(worker)
 
 
 def _look_at_clock(worker: Worker) -> None:
@@ -168,7 +168,7 @@ def _look_at_clock(worker: Worker) -> None:
     worker.take_steps(min(2 * worker.burst, _LONGEST_BURST) if quick else 1)
 
 
-def _pass_over(worker: Worker, future: Submission[Any]) -> None:
+def pass_over(worker: Worker, future: Submission[Any]) -> None:
     """It was cancelled, or has started with a lent slot."""
     worker.passed += 1
     worker.future = None
@@ -184,7 +184,7 @@ def _settle(worker: Worker) -> None:
         check_idle(worker.slots)
 
 
-def _consume_signal(worker: Worker) -> None:
+def consume_signal(worker: Worker) -> None:
     """The signal has arrived: others may signal again, and this worker looks for them."""
     slots = worker.slots
     worker.signalled = False
@@ -201,6 +201,13 @@ def _idles(worker: Worker) -> bool:
     slots = worker.slots
     if slots.ending and not slots.queue:
         return False
+    be_free(worker)
+    return _wait_for_wake(worker)
+
+
+def be_free(worker: Worker) -> None:
+    """Have a worker that has nothing to do be idle in `free`, and its slot with it."""
+    slots = worker.slots
     worker.note_end()
     if slots.dead and not slots.queue:
         exactly(slots.drop_dead)
@@ -218,7 +225,6 @@ def _idles(worker: Worker) -> bool:
         check_idle(slots)  # explore: idle-notifies
     if slots.ending:
         end_one(slots)  # explore: idle-ends-next
-    return _wait_for_wake(worker)
 
 
 def _wait_for_wake(worker: Worker) -> bool:
@@ -366,7 +372,7 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     if late is None and future.watch is None:
         future.state = FINISHED
     else:
-        _end(worker, future, run, late)
+        end(worker, future, run, late)
     if future.kwargs is not None:
         future.kwargs = None
     if future.context is not None:
@@ -382,6 +388,13 @@ def _failure(future: Submission[Any], fn: object, exception: BaseException) -> F
     # Without the frame of `_execute`, which goes on to other submissions.
     trace = exception.__traceback__
     exception = exception.with_traceback(trace and trace.tb_next)
+    try:
+        return failure_of(future, fn, exception)
+    finally:
+        del trace, exception
+
+
+def failure_of(future: Submission[Any], fn: object, exception: BaseException) -> Failure:
     submitted = vars(future).get("origin")
     if submitted is None:
         name = name_of(fn)
@@ -390,7 +403,7 @@ def _failure(future: Submission[Any], fn: object, exception: BaseException) -> F
     try:
         return Failure(exception, name, not future.reported, future.context)
     finally:
-        del trace, exception
+        del exception  # Its traceback may hold this frame.
 
 
 def _may_start(worker: Worker, future: Submission[Any]) -> bool:
@@ -403,14 +416,20 @@ def _may_start(worker: Worker, future: Submission[Any]) -> bool:
     if slots.recorder is not SILENT:
         # It may share the other look at the clock with the bodies before.
         worker.since = clock()
-        fn: Any = worker.fn if future.args is not None else future.callee()
-        # Most are functions; `name_of` would take as long as all the rest of this.
-        name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
-        slots.recorder.started((
-            worker, worker.since, future.serial, future.submitter,
-            worker.failed, worker.idled, name,
-        ))  # fmt: skip
+        tell_start(worker, future)
     return True
+
+
+def tell_start(worker: Worker, future: Submission[Any]) -> None:
+    """Tell the recorder that a body is about to start."""
+    slots = worker.slots
+    fn: Any = worker.fn if future.args is not None else future.callee()
+    # Most are functions; `name_of` would take as long as all the rest of this.
+    name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
+    slots.recorder.started((
+        worker, worker.since, future.serial, future.submitter,
+        worker.failed, worker.idled, name,
+    ))  # fmt: skip
 
 
 def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
@@ -422,7 +441,7 @@ def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
     return context.run
 
 
-def _end(
+def end(
     worker: Worker, future: Submission[Any], run: Callable[..., Any], late: LateCall | None
 ) -> None:
     """Finish a submission whose outcome is stored, where somebody watches it or others

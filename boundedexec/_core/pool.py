@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from _thread import get_ident
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,17 +31,29 @@ class QueueFull(RuntimeError):
     """`max_queued` submissions are waiting already: this one was not accepted."""
 
 
-def make_slots(settings: Settings, max_workers: int | None) -> Slots:
+def _own_slots(settings: Settings, max_workers: int | None) -> Slots:
+    return Slots(settings, max_workers, work)
+
+
+def make_slots(
+    settings: Settings,
+    max_workers: int | None,
+    make: Callable[[Settings, int | None], Slots] = _own_slots,
+) -> Slots:
     if settings.daemon and not DAEMONS_ALLOWED:
         raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
     guard.follow_patches()
-    slots = Slots(settings, max_workers, work)
+    return _set_up(make(settings, max_workers))
+
+
+def _set_up(slots: Slots) -> Slots:
+    """Have new slots be known, and one of them open."""
     open_one(slots)
     _register(slots)
-    if settings.slow_after is not None:
+    if slots.settings.slow_after is not None:
         from .slow import watch  # noqa: PLC0415  # Loaded where it is asked for.
 
-        watch(slots, settings.slow_after)
+        watch(slots, slots.settings.slow_after)
     slots.recorder.made()
     return slots
 
@@ -131,6 +144,7 @@ def close(
         for future in owed(slots):  # What this misses is when its body is over.
             future.cancel_even_if_shared()
         _cancel_queued(slots)
+        slots.recall()
     slots.ending = True
     try:
         slots.signal()
@@ -245,7 +259,7 @@ def all_idle() -> bool:
     return all(map(is_idle, living()))
 
 
-def _finish_all() -> None:
+def finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     _everything.exiting = True
     grace_ends = time.monotonic() + _GRACE
@@ -278,7 +292,7 @@ def _lose(slots: Slots) -> None:
     slots.ending = True
     service = None if slots.service is None else slots.service()
     if service is not None:
-        fresh = make_slots(slots.settings, slots.max_workers)
+        fresh = _set_up(slots.fresh())
         fresh.refusal = slots.refusal
         fresh.checked = slots.checked
         fresh.broken = slots.broken
@@ -288,6 +302,6 @@ def _lose(slots: Slots) -> None:
 
 # Before `threading` joins its threads, as the stdlib's pool does: `atexit` is too late,
 # daemon threads are frozen by then.
-vars(threading)["_register_atexit"](_finish_all)
+vars(threading)["_register_atexit"](finish_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lose_all)

@@ -145,9 +145,10 @@ class Run(Future[Any]):
             return self.cancelled()
         try:
             if not runs.cancel(self):
-                if inner is None or self.shared:
+                if self.shared or (inner is None and self.handed is None):
                     return self.cancelled()
-                return bool(inner.cancel())  # Another executor has it, and may not have begun.
+                # Another executor has it, and may not have begun.
+                return bool(inner.cancel() if self.handed is None else self.handed.recall())
             self._conclude_cancelled(runs)
             if inner is not None:
                 inner.cancel()

@@ -214,6 +214,9 @@ class Slots(Owner):
         "observers", "begun", "failed", "refused", "last_end", "__weakref__",
     )  # fmt: skip
 
+    #: Whether bodies execute on the threads of its workers. See `feeding`.
+    executes = True
+
     def __init__(
         self, settings: Settings, max_workers: int | None, work: Callable[[Worker], None]
     ) -> None:
@@ -308,6 +311,13 @@ class Slots(Owner):
         self.in_transit: set[object] = set()
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
+
+    def fresh(self) -> Slots:
+        """Empty ones of the same kind, for the child of a fork."""
+        return Slots(self.settings, self.max_workers, self.work)
+
+    def recall(self) -> None:
+        """Cancel what another executor has, and has not started."""
 
     def needs_checks(self) -> bool:
         return (

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Context
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from .locking import HAS_GIL, headroom, holding, locked
 from .recording import SILENT, Recorder
@@ -94,6 +94,12 @@ class Watch:
 CANCELLATION = Failure(CancelledError(), "", True)
 
 
+class Handed(Protocol):
+    """What is told to cancel a submission that another executor has; see `feeding`."""
+
+    def recall(self) -> bool: ...
+
+
 class Submission(concurrent.futures.Future[T], Generic[T]):
     """A callable, its arguments and context, until it has run; its outcome from then on.
 
@@ -119,6 +125,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     # is queued; and the one that follows this.
     predecessor: concurrent.futures.Future[Any] | None = None
     successor: Submission[Any] | None = None
+    #: Where another executor has it.
+    handed: Handed | None = None
 
     def __init__(self) -> None:
         """A bare future. (The others are made field by field, which takes less time.)"""
@@ -264,7 +272,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             # explore: claimed-and-pending
             while self.state is PENDING and not hasattr(self, "fn") and not self.owner.lost:
                 pass
-            return self.cancelled()
+            return self.cancelled() or (self.handed is not None and self.handed.recall())
         owner = self.owner
         if HAS_GIL:  # Counted in the same run, so who passes over it finds it counted.
             owner.cancelled += 1

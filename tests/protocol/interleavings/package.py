@@ -27,8 +27,8 @@ MODULES = [
     *(
         f"_core.{name}"
         for name in (
-            "recording", "debugging", "reporting", "locking", "threads", "submission", "state",
-            "describing", "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits",
+            "arguments", "recording", "debugging", "reporting", "locking", "threads", "submission",
+            "state", "describing", "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits",
             "future", "waits", "outstanding", "loop", "pool", "runs", "wrapping",
         )
     ),
@@ -39,6 +39,7 @@ MODULES = [
 PLAIN = {
     f"_core.{name}"
     for name in (
+        "arguments",
         "recording",
         "debugging",
         "reporting",

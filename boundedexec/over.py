@@ -1,0 +1,62 @@
+"""What `Service.over` returns: a service that admits, over an executor that executes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from ._core.arguments import checked_bound, checked_integer, checked_seconds
+from ._core.feeding import Beneath, Feed
+from ._core.pool import make_slots
+from ._core.state import Settings
+from .service import Service, new_prefix
+
+
+class Over(Service):
+    """See `Service.over`."""
+
+    def __init__(
+        self,
+        executor: Executor | Callable[[], Executor],
+        max_workers: int | None,
+        thread_name_prefix: str,
+        retries: int,
+        max_queued: int | None,
+        daemon: bool,
+        slow_after: float | None,
+    ) -> None:
+        settings = Settings(
+            thread_name_prefix or new_prefix(),
+            None,
+            None,
+            False,
+            False,
+            None if max_queued is None else checked_integer("max_queued", max_queued, 0),
+            daemon,
+            checked_seconds("slow_after", slow_after),
+        )
+        beneath = _beneath(executor, checked_integer("retries", retries, 0))
+        make = partial(Feed, beneath=beneath)
+        self.attach(make_slots(settings, checked_bound(max_workers), make))
+
+    def slot_yielded(self) -> AbstractContextManager[None]:
+        raise RuntimeError(
+            "no slot is held here: the bodies of this service execute in another executor, not"
+            " on its threads"
+        )
+
+
+def _beneath(executor: Any, retries: int) -> Beneath:
+    if not isinstance(executor, type) and callable(getattr(executor, "submit", None)):
+        if retries:
+            raise ValueError(
+                "retries needs a callable that returns an executor: this one, once broken, is"
+                f" not replaced: {executor!r}"
+            )
+        return Beneath(executor, None, 0)
+    if not callable(executor):
+        raise TypeError(f"executor must be one, or a callable that returns one, not {executor!r}")
+    return Beneath(None, executor, retries)
