@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from ._core.arguments import checked_bound, checked_integer, checked_seconds
-from ._core.feeding import Beneath, Feed
+from ._core.beneath import Beneath
+from ._core.feeding import Feed
 from ._core.pool import make_slots
 from ._core.state import Settings
 from .service import Service, new_prefix
@@ -50,7 +51,8 @@ class Over(Service):
 
 
 def _beneath(executor: Any, retries: int) -> Beneath:
-    if not isinstance(executor, type) and callable(getattr(executor, "submit", None)):
+    # A class has a `submit`, and is to be called.
+    if callable(getattr(executor, "submit", None)) and not isinstance(executor, type):
         if retries:
             raise ValueError(
                 "retries needs a callable that returns an executor: this one, once broken, is"
@@ -59,4 +61,5 @@ def _beneath(executor: Any, retries: int) -> Beneath:
         return Beneath(executor, None, 0)
     if not callable(executor):
         raise TypeError(f"executor must be one, or a callable that returns one, not {executor!r}")
-    return Beneath(None, executor, retries)
+    make: Any = executor
+    return Beneath(None, make, retries)

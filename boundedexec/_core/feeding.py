@@ -19,14 +19,13 @@ import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
+from .beneath import Beneath
 from .locking import exactly, guard
 from .loop import be_free, consume_signal, end, failure_of, pass_over, tell_start
 from .outstanding import check_idle, is_idle
-from .pool import finish_all
 from .recording import SILENT
 from .runs import Run
 from .slots import keep
@@ -34,77 +33,6 @@ from .state import Settings, Slots, Wake, Worker, current_worker
 from .submission import CANCELLATION, CANCELLING, ENDING, RUNNING, AnyFuture, Submission, clock
 
 _last: Callable[[Any], Any] = list[Any].pop
-
-
-class Beneath:
-    """The executor that executes; where it was made by a factory, it is the service's own."""
-
-    def __init__(
-        self, executor: Executor | None, make: Callable[[], Executor] | None, retries: int
-    ) -> None:
-        #: None until the factory is called. Touched by the feeder alone.
-        self.executor = executor
-        self.make = make
-        #: How often what a broken one had is handed to another.
-        self.retries = retries
-        if executor is not None:
-            _finish_before(executor)
-
-    def fresh(self) -> Beneath:
-        return Beneath(None if self.make else self.executor, self.make, self.retries)
-
-    def current(self) -> Executor:
-        """The executor, made anew where there is none. Raises what the factory raises."""
-        if self.executor is None:
-            assert self.make is not None
-            made = self.make()
-            if not callable(getattr(made, "submit", None)):
-                raise TypeError(f"the factory must return an executor with submit, not {made!r}")
-            self.executor = made
-            _finish_before(made)
-        return self.executor
-
-    def replaces(self, broken: Executor | None) -> bool:
-        """Have another made, instead of one that refused with `BrokenExecutor`; whether
-        there can be another."""
-        if self.make is not None and self.executor is broken:
-            self.close(wait=False)
-        return self.make is not None
-
-    def is_broken(self, executor: Executor | None) -> bool:
-        """Whether it accepts nothing any more: a body may have raised `BrokenExecutor`."""
-        if executor is None or executor is not self.executor:
-            return True  # It was replaced.
-        try:
-            executor.submit(int)
-        except BrokenExecutor:
-            return True
-        except Exception:
-            pass  # Shut down.
-        return False
-
-    def close(self, *, wait: bool) -> None:
-        """Shut down what a factory has made; what was passed is its owner's."""
-        if self.make is not None and self.executor is not None:
-            executor, self.executor = self.executor, None
-            with suppress(Exception):
-                executor.shutdown(wait=wait)
-
-
-#: The classes of executors that were seen.
-_seen: set[type] = set()
-
-
-def _finish_before(executor: Executor) -> None:
-    """At exit have services be finished before that executor is.
-
-    What is registered last is called first, and the module of the executor may have
-    registered its own end after the package was imported.
-    """
-    if type(executor) not in _seen:
-        with suppress(RuntimeError):  # The end has come.
-            vars(threading)["_register_atexit"](finish_all)
-        _seen.add(type(executor))
 
 
 class Feed(Slots):
@@ -213,7 +141,7 @@ class Handed:
 
     def say_over(self, _: object) -> None:
         """The executor is done with it: called on any thread, more than once."""
-        self.place.slots.inbox.put(self._over)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        self.place.slots.inbox.put(self._over)
 
     def _over(self) -> None:
         self.place.safely(self.place.take_back, self)
@@ -444,4 +372,3 @@ class Place(Worker):
         slots = self.slots
         if self.slot and self.wake not in slots.free and not (self.idle and self.signalled):
             slots.inbox.put(self._feed_safely)
-

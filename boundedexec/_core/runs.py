@@ -145,10 +145,9 @@ class Run(Future[Any]):
             return self.cancelled()
         try:
             if not runs.cancel(self):
-                if self.shared or (inner is None and self.handed is None):
-                    return self.cancelled()
-                # Another executor has it, and may not have begun.
-                return bool(inner.cancel() if self.handed is None else self.handed.recall())
+                if not self.shared and inner is not None:
+                    return bool(inner.cancel())  # Another executor has it, and may not have begun.
+                return self.cancelled() or (not self.shared and self.recall())
             self._conclude_cancelled(runs)
             if inner is not None:
                 inner.cancel()

@@ -272,7 +272,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             # explore: claimed-and-pending
             while self.state is PENDING and not hasattr(self, "fn") and not self.owner.lost:
                 pass
-            return self.cancelled() or (self.handed is not None and self.handed.recall())
+            return self.cancelled() or self.recall()
         owner = self.owner
         if HAS_GIL:  # Counted in the same run, so who passes over it finds it counted.
             owner.cancelled += 1
@@ -296,6 +296,10 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
 
     def _become_cancelled(self) -> None:
         self.settle()
+
+    def recall(self) -> bool:
+        """Cancel it where another executor has it, and has not started it."""
+        return self.handed is not None and self.handed.recall()
 
     def cancel_even_if_shared(self) -> None:
         """Cancel it even if others want it: its service is shut down."""

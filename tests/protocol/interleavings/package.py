@@ -28,8 +28,8 @@ MODULES = [
         f"_core.{name}"
         for name in (
             "arguments", "recording", "debugging", "reporting", "locking", "threads", "submission",
-            "state", "describing", "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits",
-            "future", "waits", "outstanding", "loop", "pool", "runs", "wrapping",
+            "state", "describing", "contexts", "graph", "slots", "lending", "blocking",
+            "stdlib_waits", "future", "waits", "outstanding", "loop", "pool", "runs", "wrapping",
         )
     ),
     "service",
