@@ -62,4 +62,7 @@ def _beneath(executor: Any, retries: int) -> Beneath:
     if not callable(executor):
         raise TypeError(f"executor must be one, or a callable that returns one, not {executor!r}")
     make: Any = executor
-    return Beneath(None, make, retries)
+    beneath = Beneath(None, make, retries)
+    # Here, for at the end of the program it may be too late.
+    beneath.current()
+    return beneath

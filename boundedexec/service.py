@@ -142,8 +142,8 @@ class Service(concurrent.futures.Executor):
 
         Args:
             executor: an executor, which stays its owner's: `shutdown` leaves it alone. Or a
-                callable that returns one, called on that thread when one is needed: first,
-                and where one refused with `BrokenExecutor`. `shutdown` shuts those down.
+                callable that returns one: called here, and on that thread whenever one has
+                refused with `BrokenExecutor`. `shutdown` shuts those down.
             retries: how often a submission that a broken executor took with it is handed to
                 the next one. Needs a callable: a broken executor has nothing to try with.
 
@@ -158,7 +158,8 @@ class Service(concurrent.futures.Executor):
         * Done-callbacks execute on the thread that hands over: keep them short. Waiting there
           for this service raises `DeadlockError`.
 
-        Raises `TypeError` or `ValueError` for arguments that are none of these.
+        Raises `TypeError` or `ValueError` for arguments that are none of these, and what the
+        callable raises.
         """
         from .over import Over  # noqa: PLC0415  # Loaded where it is asked for.
 

@@ -16,7 +16,7 @@ class Beneath:
     def __init__(
         self, executor: Executor | None, make: Callable[[], Executor] | None, retries: int
     ) -> None:
-        #: None until the factory is called. Touched by the feeder alone.
+        #: None where the factory is to be called. From the first submission on, the feeder's.
         self.executor = executor
         self.make = make
         #: How often what a broken one had is handed to another.
@@ -37,6 +37,11 @@ class Beneath:
             self.executor = made
             _finish_before(made)
         return self.executor
+
+    @property
+    def is_own(self) -> bool:
+        """Whether there is one that a factory has made."""
+        return self.make is not None and self.executor is not None
 
     def replaces(self, broken: Executor | None) -> bool:
         """Have another made, instead of one that refused with `BrokenExecutor`; whether
@@ -59,10 +64,10 @@ class Beneath:
 
     def close(self, *, wait: bool) -> None:
         """Shut down what a factory has made; what was passed is its owner's."""
-        if self.make is not None and self.executor is not None:
+        if self.is_own:
             executor, self.executor = self.executor, None
             with suppress(Exception):
-                executor.shutdown(wait=wait)
+                executor.shutdown(wait=wait)  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
 
 
 #: The classes of executors that were seen.

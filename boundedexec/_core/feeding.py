@@ -60,13 +60,21 @@ class Feed(Slots):
         return place
 
     def _new_feeder(self) -> Wake:
-        return Worker(self, f"{self.settings.prefix}_feeder").wake
+        """A feeder whose thread has not been started; under the lock, or before others know
+        these slots."""
+        feeder = Worker(self, f"{self.settings.prefix}_feeder")
+        self.workers[feeder] = None
+        return feeder.wake
+
+    def threads(self) -> set[Worker]:
+        absent = {wake.worker for wake in self.absent}
+        return {w for w in self.workers if not isinstance(w, Place) and w not in absent}
 
     def signal(self) -> None:
         if self.queue:
             self._have_feeder()  # First, for what that raises says that nothing has changed.
         super().signal()
-        if self.ending and not self.absent:
+        if self.ending and (self.beneath.is_own or not self.absent):
             self.inbox.put(int)  # So that it looks whether it can end.
         # Put in, so look: it may have ended in between.
         if not self.inbox.empty():
@@ -92,14 +100,19 @@ class Feed(Slots):
         if not (self.ending and is_idle(self)):
             return False
         self.beneath.close(wait=True)
-        self.absent.append(self._new_feeder())
+        with guard.lock:
+            self.absent.append(self._new_feeder())
         # Absent, so look.
-        if not self.inbox.empty():
+        return self.inbox.empty() or not self._stays()
+
+    def _stays(self) -> bool:
+        """Have the feeder be there all the same; False where another was started by now."""
+        with guard.lock:
             try:
-                self.absent.pop()
+                wake = self.absent.pop()
             except IndexError:
-                return True  # Another was started.
-            return False
+                return False
+            del self.workers[wake.worker]
         return True
 
     def recall(self) -> None:
@@ -114,8 +127,6 @@ def _work(feeder: Worker) -> None:
     assert isinstance(slots, Feed)
     # In callbacks, this thread is part of what is outstanding, and of no body.
     current_worker.set(feeder)
-    with guard.lock:
-        slots.workers[feeder] = None
     slots.recorder.began(feeder)
     try:
         slots.inbox.get()()
@@ -185,12 +196,6 @@ class Place(Worker):
         #: Whether it stands in `free` or `spare`, or was taken out and not yet fed.
         self.idle = True
         self._handed: Handed | None = None
-
-    def join(self, timeout: float | None = None) -> None:
-        """It has no thread."""
-
-    def is_alive(self) -> bool:
-        return False
 
     def _feed_safely(self) -> None:
         self.safely(self.feed)
@@ -309,7 +314,8 @@ class Place(Worker):
                 return
         else:
             self._end(None, error)
-        self.feed()
+        # Not here: the executor may block, and this frame keeps what is over.
+        self.slots.inbox.put(self._feed_safely)
 
     def _retries(self, executor: Executor, error: BaseException) -> bool:
         beneath = self.slots.beneath

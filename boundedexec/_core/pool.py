@@ -187,12 +187,7 @@ def is_at_work(slots: Slots) -> bool:
 
 def threads(slots: Slots) -> set[Worker]:
     """The threads that have been started, or are being started, and have not ended."""
-    return locked(_threads, slots)
-
-
-def _threads(slots: Slots) -> set[Worker]:
-    waiting = {wake.worker for wake in (*slots.free, *slots.spare)}
-    return {worker for worker in slots.workers if worker.begun or worker not in waiting}
+    return locked(slots.threads)
 
 
 def join(slots: Slots) -> None:

@@ -312,6 +312,11 @@ class Slots(Owner):
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
 
+    def threads(self) -> set[Worker]:
+        """The workers that have a thread, or are being started; under the lock."""
+        waiting = {wake.worker for wake in (*self.free, *self.spare)}
+        return {worker for worker in self.workers if worker.begun or worker not in waiting}
+
     def fresh(self) -> Slots:
         """Empty ones of the same kind, for the child of a fork."""
         return Slots(self.settings, self.max_workers, self.work)

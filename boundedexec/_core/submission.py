@@ -94,7 +94,7 @@ class Watch:
 CANCELLATION = Failure(CancelledError(), "", True)
 
 
-class Handed(Protocol):
+class Recallable(Protocol):
     """What is told to cancel a submission that another executor has; see `feeding`."""
 
     def recall(self) -> bool: ...
@@ -126,7 +126,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     predecessor: concurrent.futures.Future[Any] | None = None
     successor: Submission[Any] | None = None
     #: Where another executor has it.
-    handed: Handed | None = None
+    handed: Recallable | None = None
 
     def __init__(self) -> None:
         """A bare future. (The others are made field by field, which takes less time.)"""
