@@ -70,6 +70,7 @@ def kill(processes: list[int]) -> None:
 
 def every_slot_can_be_used(service: Service, executor: Manual, bound: int) -> None:
     """All slots are there, and no more."""
+    executor.run()  # What was cancelled.
     futures = [service.submit(int) for _ in range(bound + 1)]
     wait_until(lambda: len(executor.handed) == bound)
     assert service.stats().running == bound
