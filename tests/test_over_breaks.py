@@ -393,7 +393,11 @@ def test_a_feeder_that_is_interrupted_loses_no_more_than_what_it_was_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reported: list[type[BaseException]] = []
-    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_type))
+
+    def report(args: Any) -> None:
+        reported.append(args.exc_type)
+
+    monkeypatch.setattr(threading, "excepthook", report)
     executor = Passing(Inline())
 
     def strike() -> None:

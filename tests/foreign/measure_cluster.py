@@ -107,12 +107,11 @@ def _admit(executor, where, number):
 
 
 def measure(engine):
-    sizes = {"here": (10_000, 100_000, 1_000_000), "alone": (1_000, 10_000, 100_000)}
-    if engine == "cluster":
-        # Alone, more of them take minutes, and gigabytes.
-        sizes["alone"] = (1_000, 3_000, 10_000, 30_000)
+    # Alone on a cluster, more of them take minutes, and gigabytes.
+    alone = [1_000, 10_000, 100_000] if engine == "processes" else [1_000, 3_000, 10_000, 30_000]
+    sizes = {"here": [10_000, 100_000, 1_000_000], "alone": alone}
     for where, numbers in sizes.items():
-        print(f"pending {'with' if where == 'alone' else 'here, over'} {engine} {where}:")
+        print(f"pending {'here, over' if where == 'here' else 'with'} {engine}:")
         for number in numbers:
             done = subprocess.run(
                 [sys.executable, __file__, "--admit", engine, where, str(number)],
