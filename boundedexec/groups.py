@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 from ._core.blocking import DeadlockError
 from ._core.waits import wait
 from .limiting import Call, Line
-from .service import executes_here
+from .service import Service, slots_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -70,7 +70,9 @@ class TaskGroup:
         if timeout is not None and not hasattr(timeout, "__float__"):
             raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
         # Whether bodies are executed here. (A subclass of the stdlib's may do so elsewhere.)
-        self._here = type(executor) is ThreadPoolExecutor or executes_here(executor)
+        self._here = type(executor) is ThreadPoolExecutor or (
+            isinstance(executor, Service) and slots_of(executor).executes
+        )
         self._line = None if limit is None else Line(executor, limit)
         self._submit: Callable[..., Future[Any]] = (self._line or executor).submit
         self._timeout = None if timeout is None else float(timeout)

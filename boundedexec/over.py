@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 from ._core.arguments import checked_bound, checked_integer, checked_seconds
 from ._core.beneath import Beneath
 from ._core.feeding import Feed
-from ._core.pool import make_slots
+from ._core.pool import set_up
 from ._core.state import Settings
-from .service import Service, new_prefix
+from .service import Service
+
+_numbers = itertools.count()
 
 
 class Over(Service):
@@ -30,7 +32,7 @@ class Over(Service):
         slow_after: float | None,
     ) -> None:
         settings = Settings(
-            thread_name_prefix or new_prefix(),
+            thread_name_prefix or f"Over-{next(_numbers)}",
             None,
             None,
             False,
@@ -40,8 +42,7 @@ class Over(Service):
             checked_seconds("slow_after", slow_after),
         )
         beneath = _beneath(executor, checked_integer("retries", retries, 0))
-        make = partial(Feed, beneath=beneath)
-        self.attach(make_slots(settings, checked_bound(max_workers), make))
+        self.attach(set_up(Feed(settings, checked_bound(max_workers), beneath)))
 
     def slot_yielded(self) -> AbstractContextManager[None]:
         raise RuntimeError(

@@ -97,7 +97,7 @@ class Service(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable or None, not {initializer!r}")
         settings = Settings(
-            thread_name_prefix or new_prefix(),
+            thread_name_prefix or f"Service-{next(_service_numbers)}",
             checked_seconds("idle_timeout", idle_timeout),
             None if initializer is None else partial(initializer, *initargs),
             lending,
@@ -395,19 +395,9 @@ class Service(concurrent.futures.Executor):
         raise TypeError("a Service cannot be pickled: its threads are in this process")
 
 
-def new_prefix() -> str:
-    """What the threads of a service without a name are named by."""
-    return f"Service-{next(_service_numbers)}"
-
-
 def slots_of(service: Service) -> Slots:
     """What the package's other rooms know a service by."""
     return service._slots  # pyright: ignore[reportPrivateUsage]
-
-
-def executes_here(executor: concurrent.futures.Executor) -> bool:
-    """Whether it is a service that executes bodies itself, on threads of its own."""
-    return isinstance(executor, Service) and slots_of(executor).executes
 
 
 _submit_code = Service.submit.__code__

@@ -38,8 +38,9 @@ def block(node: Node, deadline: float | None) -> bool:
     """
     body = current_body()
     if body is None:
-        if deadline is None:
-            _refuse_feeder(node)
+        worker: Worker | None = current_worker.get()
+        if worker is not None and deadline is None:
+            worker.may_wait(node)
         node.listen()
         # Installed, so look: what ended before did not see it.
         # explore: installed-so-look
@@ -59,20 +60,6 @@ def block(node: Node, deadline: float | None) -> bool:
         node.frame = None
         del node, body  # A traceback may hold this frame.
     raise DeadlockError(f"this wait could never end: the bodies wait in a circle, {names}")
-
-
-def _refuse_feeder(node: Node) -> None:
-    """Raise where a done-callback waits for what only its own thread can finish."""
-    worker: Worker | None = current_worker.get()
-    if worker is None or worker.slots.executes or node.over():
-        return
-    own = [getattr(future, "owner", None) is worker.slots for future in node.pending]
-    if all(own) if node.any else any(own):
-        worker.slots.recorder.refused_circle()
-        raise DeadlockError(
-            "this wait could never end: a done-callback waits for its own service, which is"
-            " over another executor and calls it back on the thread that hands over"
-        )
 
 
 def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:

@@ -23,6 +23,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from .beneath import Beneath
+from .blocking import DeadlockError
+from .graph import Node
 from .locking import exactly, guard
 from .loop import be_free, consume_signal, end, failure_of, pass_over, tell_start
 from .outstanding import check_idle, is_idle
@@ -62,7 +64,7 @@ class Feed(Slots):
     def _new_feeder(self) -> Wake:
         """A feeder whose thread has not been started; under the lock, or before others know
         these slots."""
-        feeder = Worker(self, f"{self.settings.prefix}_feeder")
+        feeder = Feeder(self, f"{self.settings.prefix}_feeder")
         self.workers[feeder] = None
         return feeder.wake
 
@@ -119,6 +121,21 @@ class Feed(Slots):
         for future in [place.future for place in list(self.workers)]:
             if future is not None:
                 future.cancel_even_if_shared()
+
+
+class Feeder(Worker):
+    """The thread that hands over, and calls back."""
+
+    def may_wait(self, node: Node) -> None:
+        if node.over():
+            return
+        own = [getattr(future, "owner", None) is self.slots for future in node.pending]
+        if all(own) if node.any else any(own):
+            self.slots.recorder.refused_circle()
+            raise DeadlockError(
+                "this wait could never end: a done-callback waits for its own service, which is"
+                " over another executor and calls back on the thread that hands over"
+            )
 
 
 def _work(feeder: Worker) -> None:
@@ -274,7 +291,8 @@ class Place(Worker):
             self._end(None, error)
             return False
         assert self.future is not None
-        handed = self._handed = self.future.handed = Handed(self, self.future, executor, inner)
+        handed = self._handed = Handed(self, self.future, executor, inner)
+        self.future.recalls = handed.recall
         inner.add_done_callback(handed.say_over)
         return True
 
@@ -359,7 +377,7 @@ class Place(Worker):
     def _forget(self, future: Submission[Any]) -> None:
         """Keep nothing of what is over."""
         future.forget()
-        future.handed = None
+        future.recalls = None
         self.future = self.fn = self._handed = None
 
     def _lose(self, exception: BaseException) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from _thread import get_ident
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,23 +30,15 @@ class QueueFull(RuntimeError):
     """`max_queued` submissions are waiting already: this one was not accepted."""
 
 
-def _own_slots(settings: Settings, max_workers: int | None) -> Slots:
-    return Slots(settings, max_workers, work)
+def make_slots(settings: Settings, max_workers: int | None) -> Slots:
+    return set_up(Slots(settings, max_workers, work))
 
 
-def make_slots(
-    settings: Settings,
-    max_workers: int | None,
-    make: Callable[[Settings, int | None], Slots] = _own_slots,
-) -> Slots:
-    if settings.daemon and not DAEMONS_ALLOWED:
+def set_up(slots: Slots) -> Slots:
+    """Have new slots be known, and one of them open."""
+    if slots.settings.daemon and not DAEMONS_ALLOWED:
         raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
     guard.follow_patches()
-    return _set_up(make(settings, max_workers))
-
-
-def _set_up(slots: Slots) -> Slots:
-    """Have new slots be known, and one of them open."""
     open_one(slots)
     _register(slots)
     if slots.settings.slow_after is not None:
@@ -287,7 +278,7 @@ def _lose(slots: Slots) -> None:
     slots.ending = True
     service = None if slots.service is None else slots.service()
     if service is not None:
-        fresh = _set_up(slots.fresh())
+        fresh = set_up(slots.fresh())
         fresh.refusal = slots.refusal
         fresh.checked = slots.checked
         fresh.broken = slots.broken

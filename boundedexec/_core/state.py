@@ -152,6 +152,9 @@ class Worker(ListedThread):
         self.pops = pops
         self.granted = granted
 
+    def may_wait(self, node: Node) -> None:
+        """Raise where that wait, on this thread and outside a body, could never end."""
+
     def gone(self) -> None:
         with guard.lock:
             self.slots.discharge(self)
@@ -214,7 +217,7 @@ class Slots(Owner):
         "observers", "begun", "failed", "refused", "last_end", "__weakref__",
     )  # fmt: skip
 
-    #: Whether bodies execute on the threads of its workers. See `feeding`.
+    #: Whether bodies execute on threads of its workers; see `feeding`.
     executes = True
 
     def __init__(

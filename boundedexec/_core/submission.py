@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Context
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from .locking import HAS_GIL, headroom, holding, locked
 from .recording import SILENT, Recorder
@@ -94,12 +94,6 @@ class Watch:
 CANCELLATION = Failure(CancelledError(), "", True)
 
 
-class Recallable(Protocol):
-    """What is told to cancel a submission that another executor has; see `feeding`."""
-
-    def recall(self) -> bool: ...
-
-
 class Submission(concurrent.futures.Future[T], Generic[T]):
     """A callable, its arguments and context, until it has run; its outcome from then on.
 
@@ -125,8 +119,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     # is queued; and the one that follows this.
     predecessor: concurrent.futures.Future[Any] | None = None
     successor: Submission[Any] | None = None
-    #: Where another executor has it.
-    handed: Recallable | None = None
+    #: Where another executor has it: what cancels it there; see `feeding`.
+    recalls: Callable[[], bool] | None = None
 
     def __init__(self) -> None:
         """A bare future. (The others are made field by field, which takes less time.)"""
@@ -299,7 +293,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
 
     def recall(self) -> bool:
         """Cancel it where another executor has it, and has not started it."""
-        return self.handed is not None and self.handed.recall()
+        return self.recalls is not None and self.recalls()
 
     def cancel_even_if_shared(self) -> None:
         """Cancel it even if others want it: its service is shut down."""
