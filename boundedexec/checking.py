@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from typing import Any
+
+
+def checked_bound(max_workers: Any) -> int | None:
+    if max_workers is None:
+        return 4 * _usable_cpus()
+    bound = checked_integer("max_workers", max_workers)
+    return bound if bound > 0 else None
 
 
 def checked_integer(name: str, value: Any, least: int | None = None) -> int:
@@ -41,3 +49,21 @@ def check_timeout(timeout: Any) -> None:
 def check_executor(who: str, executor: object) -> None:
     if not callable(getattr(executor, "submit", None)):
         raise TypeError(f"{who} needs an executor with submit, not {executor!r}")
+
+
+def check_buffersize(buffersize: object) -> None:
+    # In the words of Python 3.14.
+    if buffersize is not None:
+        if not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+
+
+def _usable_cpus() -> int:
+    process_cpu_count = getattr(os, "process_cpu_count", None)
+    if process_cpu_count is not None:
+        return process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import time
 import weakref
 from _thread import get_ident
@@ -24,7 +23,13 @@ from ._core.slots import look, set_bound
 from ._core.state import RECORDED, Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
 from ._core.wrapping import is_wrapped, submit_wrapped, takes_effect
-from .checking import check_timeout, checked_integer, checked_seconds
+from .checking import (
+    check_buffersize,
+    check_timeout,
+    checked_bound,
+    checked_integer,
+    checked_seconds,
+)
 
 if TYPE_CHECKING:
     from typing import Self, TextIO
@@ -102,7 +107,7 @@ class Service(concurrent.futures.Executor):
             daemon,
             checked_seconds("slow_after", slow_after),
         )
-        self.attach(make_slots(settings, _checked_bound(max_workers)))
+        self.attach(make_slots(settings, checked_bound(max_workers)))
 
     def attach(self, slots: Slots) -> None:
         """Have `slots` be this service's, and finish when it is collected. For the core."""
@@ -119,6 +124,50 @@ class Service(concurrent.futures.Executor):
         """A service without a bound: every submission starts at once."""
         return cls(0, *args, **kwargs)
 
+    @staticmethod
+    def over(
+        executor: concurrent.futures.Executor | Callable[[], concurrent.futures.Executor],
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        *,
+        retries: int = 0,
+        max_queued: int | None = None,
+        daemon: bool = False,
+        slow_after: float | None = None,
+    ) -> Service:
+        """A service whose bodies `executor` executes: of processes, interpreters, a cluster.
+
+        At most `max_workers` submissions are in its hands at once, in the order of
+        submission. The others wait here, and one thread of this service hands over, so
+        `submit` never blocks, though that of `executor` may.
+
+        Args:
+            executor: an executor, which stays its owner's: `shutdown` leaves it alone. Or a
+                callable that returns one: called here, and on that thread whenever one has
+                refused with `BrokenExecutor`. `shutdown` shuts those down.
+            retries: how often a submission that a broken executor took with it is handed to
+                the next one. Needs a callable: a broken executor has nothing to try with.
+
+        The rest is as for the class. What differs:
+
+        * The callable itself is handed over, so it is pickled where `executor` does that,
+          and contexts stay behind. A body runs from when it is handed over.
+        * No body holds a slot on a thread of ours: none lends, `yield_slot` raises
+          `RuntimeError`, and a body that waits for its own service may hang.
+        * `cancel` also reaches what `executor` has and can still cancel.
+        * What fails beneath is the exception of the submissions that it hit.
+        * Done-callbacks execute on the thread that hands over: keep them short. Waiting there
+          for this service raises `DeadlockError`.
+
+        Raises `TypeError` or `ValueError` for arguments that are none of these, and what the
+        callable raises.
+        """
+        from .over import Over  # noqa: PLC0415  # Loaded where it is asked for.
+
+        return Over(
+            executor, max_workers, thread_name_prefix, retries, max_queued, daemon, slow_after
+        )
+
     @property
     def max_workers(self) -> int | None:
         """How many bodies may hold a slot at once; None when there is no bound.
@@ -131,7 +180,7 @@ class Service(concurrent.futures.Executor):
 
     @max_workers.setter
     def max_workers(self, max_workers: int | None) -> None:
-        bound = None if max_workers is None else _checked_bound(max_workers)
+        bound = None if max_workers is None else checked_bound(max_workers)
         headroom()
         slots = self._slots
         locked(set_bound, slots, bound)
@@ -204,7 +253,7 @@ class Service(concurrent.futures.Executor):
         int or None. The iterator blocks as `Future.result` does, raises what a call
         raised, and cancels what has not started when it is dropped.
         """
-        _check_buffersize(buffersize)
+        check_buffersize(buffersize)
         end = None if timeout is None else timeout + time.monotonic()
         calls = zip(*iterables, strict=False)
         futures: deque[concurrent.futures.Future[T]] = deque()
@@ -359,31 +408,6 @@ def submits_plainly(service: Service) -> bool:
     if type(submit) is not FunctionType or submit.__code__ is not _submit_code:
         return False
     return not (slots_of(service).wrappable and is_wrapped())
-
-
-def _checked_bound(max_workers: Any) -> int | None:
-    if max_workers is None:
-        return 4 * _usable_cpus()
-    bound = checked_integer("max_workers", max_workers)
-    return bound if bound > 0 else None
-
-
-def _check_buffersize(buffersize: object) -> None:
-    # In the words of Python 3.14.
-    if buffersize is not None:
-        if not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
-
-
-def _usable_cpus() -> int:
-    process_cpu_count = getattr(os, "process_cpu_count", None)
-    if process_cpu_count is not None:
-        return process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _results(

@@ -92,6 +92,10 @@ def test_every_part_says_what_it_did_beside_the_pool(tree: Path) -> None:
     assert re.search(r"Coalescer on a Service: [\d,]+ submits, [\d,]+ runs?, ", output)
     assert "each file's last run saw its last change" in unwrapped(output)
     assert re.search(rf"^3\. storm +{time} +{time}$", output, re.MULTILINE)
+    assert re.search(rf"ThreadPoolExecutor\(2\): {time}\n", output)
+    assert re.search(rf"Service\.over\(ProcessPoolExecutor\(2\), 8\): {time}, ", output)
+    assert "both counted the same; at most 8 were with the pool" in unwrapped(output)
+    assert re.search(rf"^4\. words +{time} +{time}$", output, re.MULTILINE)
 
 
 def test_a_trace_has_every_body_of_the_services(tree: Path, tmp_path: Path) -> None:
@@ -122,6 +126,7 @@ def test_an_empty_directory_is_not_compared(tmp_path: Path) -> None:
     assert "1. Hash every file: there is none" in output
     assert "2. Walk the tree: no directory lies below this one to wait for" in output
     assert "3. A storm of change notices: no file that could change" in output
+    assert "4. The step to processes: no file to compute with" in output
     assert "There was nothing to compare." in output
     # No figure, of nothing or of something else.
     assert not re.search(r"\d m?s\b|ThreadPoolExecutor", output)

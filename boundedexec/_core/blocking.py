@@ -11,7 +11,7 @@ from .graph import Node, graph, is_queued
 from .lending import lend_for, withdraw
 from .locking import exactly, guard, headroom
 from .slots import free_slot, hand_out, look
-from .state import Worker, current_body
+from .state import Worker, current_body, current_worker
 from .submission import clock
 
 
@@ -38,6 +38,9 @@ def block(node: Node, deadline: float | None) -> bool:
     """
     body = current_body()
     if body is None:
+        worker: Worker | None = current_worker.get()
+        if worker is not None and deadline is None:
+            worker.may_wait(node)
         node.listen()
         while not node.over() and node.lock.acquire(True, seconds_left(deadline)):
             pass

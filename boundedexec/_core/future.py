@@ -15,7 +15,7 @@ from .blocking import block
 from .graph import Node, is_queued
 from .locking import headroom, holding
 from .reporting import Failure, name_of
-from .state import Slots, current_body
+from .state import Slots, current_body, current_worker
 from .submission import ENDING, FINISHED, RUNNING, Callback, Submission, Watch, install, uninstall
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Future(Submission[T]):
         """Return once finished; raise if cancelled or out of time."""
         try:
             if timeout is None or timeout > 0:
-                (self._sleep if current_body() is None else self._block)(timeout)
+                (self._sleep if current_worker.get() is None else self._block)(timeout)
             if self.state is not FINISHED and not self.done():
                 queued = "the submission has not started: no slot was free for it"
                 raise concurrent.futures.TimeoutError(*([queued] if is_queued(self) else []))
@@ -99,7 +99,7 @@ class Future(Submission[T]):
             del self  # As in `result`.
 
     def _sleep(self, timeout: float | None) -> None:
-        """Wait on a thread that executes no body.
+        """Wait on a thread that is no service's.
 
         In few calls, for each keeps the other thread waiting for the interpreter.
         """
@@ -118,7 +118,6 @@ class Future(Submission[T]):
             del self
 
     def _block(self, timeout: float | None) -> None:
-        """Wait in a body."""
         node = _WaitForOne(self)
         try:
             if not node.over():

@@ -90,7 +90,7 @@ def _prepare(worker: Worker, change: int) -> None:
     if worker.slot:
         slots.preparing += change
         if worker.signalled:
-            _consume_signal(worker)  # explore: initializer-signal
+            consume_signal(worker)  # explore: initializer-signal
     else:
         slots.preparing_for_lends += change
         if slots.fetcher is worker:
@@ -131,7 +131,7 @@ def _serve(worker: Worker) -> None:
             # Into the field at once: an exception from outside cannot come in between.
             for worker.future in worker.pops:  # noqa: B020  # explore: take-then-consume
                 if worker.signalled:
-                    _consume_signal(worker)
+                    consume_signal(worker)
                 future: Any = worker.future
                 try:
                     # The claim and the state; nothing is called in between.
@@ -140,7 +140,7 @@ def _serve(worker: Worker) -> None:
                     future.state = RUNNING
                     worker.fn = fn
                 except AttributeError:
-                    _pass_over(worker, future)
+                    pass_over(worker, future)
                     continue
                 _execute(worker, future, fn)
                 future = fn = None
@@ -154,7 +154,7 @@ def _serve(worker: Worker) -> None:
             worker.missed += 1
             break
     if worker.signalled:
-        _consume_signal(worker)
+        consume_signal(worker)
 
 
 def _turn_page(worker: Worker) -> None:
@@ -163,7 +163,7 @@ def _turn_page(worker: Worker) -> None:
         locked(worker.renew_notes)
 
 
-def _pass_over(worker: Worker, future: Submission[Any]) -> None:
+def pass_over(worker: Worker, future: Submission[Any]) -> None:
     """It was cancelled, or has started with a lent slot."""
     worker.passed += 1
     worker.future = None
@@ -179,7 +179,7 @@ def _settle(worker: Worker) -> None:
         check_idle(worker.slots)
 
 
-def _consume_signal(worker: Worker) -> None:
+def consume_signal(worker: Worker) -> None:
     """The signal has arrived: others may signal again, and this worker looks for them."""
     slots = worker.slots
     worker.signalled = False
@@ -196,6 +196,13 @@ def _idles(worker: Worker) -> bool:
     slots = worker.slots
     if slots.ending and not slots.queue:
         return False
+    be_free(worker)
+    return worker.gate.acquire(True, worker.patience) or not _gives_up(worker)
+
+
+def be_free(worker: Worker) -> None:
+    """Have a worker that has nothing to do be idle in `free`, and its slot with it."""
+    slots = worker.slots
     worker.go_idle()
     if slots.dead and not slots.queue:
         exactly(slots.drop_dead)
@@ -213,7 +220,6 @@ def _idles(worker: Worker) -> bool:
         check_idle(slots)  # explore: idle-notifies
     if slots.ending:
         end_one(slots)  # explore: idle-ends-next
-    return worker.gate.acquire(True, worker.patience) or not _gives_up(worker)
 
 
 def _gives_up(worker: Worker) -> bool:
@@ -372,7 +378,7 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     if late is None and future.watch is None:
         future.state = FINISHED
     else:
-        _end(worker, future, run, late)
+        end(worker, future, run, late)
     if future.kwargs is not None:
         future.kwargs = None
     if future.context is not None:
@@ -387,10 +393,19 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
 def _failure(
     worker: Worker, future: Submission[Any], fn: object, exception: BaseException
 ) -> Failure:
-    worker.note(0, future.serial, RAISED)
     # Without the frame of `_execute`, which goes on to other submissions.
     trace = exception.__traceback__
     exception = exception.with_traceback(trace and trace.tb_next)
+    try:
+        return failure_of(worker, future, fn, exception)
+    finally:
+        del trace, exception
+
+
+def failure_of(
+    worker: Worker, future: Submission[Any], fn: object, exception: BaseException
+) -> Failure:
+    worker.note(0, future.serial, RAISED)
     submitted = vars(future).get("origin")
     if submitted is None:
         name = name_of(fn)
@@ -399,7 +414,7 @@ def _failure(
     try:
         return Failure(exception, name, not future.reported, future.context)
     finally:
-        del trace, exception
+        del exception  # Its traceback may hold this frame.
 
 
 def _refuse(worker: Worker, future: Submission[Any]) -> None:
@@ -415,6 +430,14 @@ def _note_name(worker: Worker, future: Submission[Any], fn: object) -> None:
     worker.note(name_of(future.callee() if future.args is None else fn), 0, NAMED)
 
 
+def note_start(worker: Worker, future: Submission[Any], fn: object) -> None:
+    """Make the note that `_execute` makes."""
+    _turn_page(worker)
+    if fn is not worker.named:
+        _note_name(worker, future, fn)
+    worker.note(clock(), future.serial, getattr(future, "value", None))
+
+
 def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
     """What runs a body in `context`, or in a blank one, with what the initializer set."""
     if context is None:
@@ -424,7 +447,7 @@ def _prepared(worker: Worker, context: Context | None) -> Callable[..., Any]:
     return context.run
 
 
-def _end(
+def end(
     worker: Worker, future: Submission[Any], run: Callable[..., Any], late: LateCall | None
 ) -> None:
     """Finish a submission whose outcome is stored, where somebody watches it or others

@@ -36,16 +36,20 @@ class QueueFull(RuntimeError):
 
 
 def make_slots(settings: Settings, max_workers: int | None) -> Slots:
-    if settings.daemon and not DAEMONS_ALLOWED:
+    return set_up(Slots(settings, max_workers, work))
+
+
+def set_up(slots: Slots) -> Slots:
+    """Have new slots be known, and one of them open."""
+    if slots.settings.daemon and not DAEMONS_ALLOWED:
         raise RuntimeError("this sub-interpreter has no daemon threads: daemon must be False")
     guard.follow_patches()
-    slots = Slots(settings, max_workers, work)
     open_one(slots)
     _register(slots)
-    if settings.slow_after is not None:
+    if slots.settings.slow_after is not None:
         from .slow import watch  # noqa: PLC0415  # Loaded where it is asked for.
 
-        watch(slots, settings.slow_after)
+        watch(slots, slots.settings.slow_after)
     return slots
 
 
@@ -172,6 +176,7 @@ def close(
         for future in owed(slots):  # What this misses is when its body is over.
             future.cancel_even_if_shared()
         _cancel_queued(slots)
+        slots.recall()
     slots.ending = True
     try:
         slots.signal()
@@ -214,12 +219,7 @@ def is_at_work(slots: Slots) -> bool:
 
 def threads(slots: Slots) -> set[Worker]:
     """The threads that have been started, or are being started, and have not ended."""
-    return locked(_threads, slots)
-
-
-def _threads(slots: Slots) -> set[Worker]:
-    waiting = {wake.worker for wake in (*slots.free, *slots.spare)}
-    return {worker for worker in slots.workers if worker.begun or worker not in waiting}
+    return locked(slots.threads)
 
 
 def join(slots: Slots) -> None:
@@ -286,7 +286,7 @@ def all_idle() -> bool:
     return all(map(is_idle, living()))
 
 
-def _finish_all() -> None:
+def finish_all() -> None:
     """At exit: accept nothing more, finish what was accepted, abandon daemons."""
     _everything.exiting = True
     grace_ends = time.monotonic() + _GRACE
@@ -319,7 +319,7 @@ def _lose(slots: Slots) -> None:
     slots.ending = True
     service = None if slots.service is None else slots.service()
     if service is not None:
-        fresh = make_slots(slots.settings, slots.max_workers)
+        fresh = set_up(slots.fresh())
         fresh.refusal = slots.refusal
         fresh.checked = slots.checked
         fresh.broken = slots.broken
@@ -329,6 +329,6 @@ def _lose(slots: Slots) -> None:
 
 # Before `threading` joins its threads, as the stdlib's pool does: `atexit` is too late,
 # daemon threads are frozen by then.
-vars(threading)["_register_atexit"](_finish_all)
+vars(threading)["_register_atexit"](finish_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lose_all)

@@ -140,9 +140,9 @@ class Run(Future[Any]):
             return self.cancelled()
         try:
             if not runs.cancel(self):
-                if inner is None or self.shared:
-                    return self.cancelled()
-                return bool(inner.cancel())  # Another executor has it, and may not have begun.
+                if not self.shared and inner is not None:
+                    return bool(inner.cancel())  # Another executor has it, and may not have begun.
+                return self.cancelled() or (not self.shared and self.recall())
             self._conclude_cancelled(runs)
             if inner is not None:
                 inner.cancel()

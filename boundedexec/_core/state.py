@@ -163,9 +163,9 @@ class Worker(ListedThread):
             self.idled = clock()
             self.named = None
             self.note(self.idled, 0, IDLE)
-        self._take_steps(1)
+        self.take_steps(1)
 
-    def note(self, what: object, serial: int, kind: str) -> None:
+    def note(self, what: object, serial: int, kind: object) -> None:
         """Make a note, if somebody records; see `recording`."""
         notes = self.notes
         if notes is not None:
@@ -190,9 +190,9 @@ class Worker(ListedThread):
         burst = self.burst
         quick = now - self.since < burst * _QUICK
         self.since = now
-        self._take_steps(min(2 * burst, _LONGEST_BURST) if quick else 1)
+        self.take_steps(min(2 * burst, _LONGEST_BURST) if quick else 1)
 
-    def _take_steps(self, burst: int) -> None:
+    def take_steps(self, burst: int) -> None:
         steps = itertools.repeat(self.slots.queue, burst)
         pops = map(_first, steps)
         granted = self.granted - operator.length_hint(self.steps) + burst
@@ -201,6 +201,9 @@ class Worker(ListedThread):
         self.steps = steps
         self.pops = pops
         self.granted = granted
+
+    def may_wait(self, node: Node) -> None:
+        """Raise where that wait, on this thread and outside a body, could never end."""
 
     def gone(self) -> None:
         with guard.lock:
@@ -264,6 +267,9 @@ class Slots(Owner):
         "observers", "begun", "failed", "refused", "borrowed", "circles", "late", "last_end",
         "__weakref__",
     )  # fmt: skip
+
+    #: Whether bodies execute on threads of its workers; see `feeding`.
+    executes = True
 
     def __init__(
         self, settings: Settings, max_workers: int | None, work: Callable[[Worker], None]
@@ -363,6 +369,18 @@ class Slots(Owner):
         self.in_transit: set[object] = set()
         #: [lock] Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
+
+    def threads(self) -> set[Worker]:
+        """The workers that have a thread, or are being started; under the lock."""
+        waiting = {wake.worker for wake in (*self.free, *self.spare)}
+        return {worker for worker in self.workers if worker.begun or worker not in waiting}
+
+    def fresh(self) -> Slots:
+        """Empty ones of the same kind, for the child of a fork."""
+        return Slots(self.settings, self.max_workers, self.work)
+
+    def recall(self) -> None:
+        """Cancel what another executor has, and has not started."""
 
     def needs_checks(self) -> bool | str:
         if self.settings.max_queued is not None or self.refusal is not None or debugging.on:

@@ -124,6 +124,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     # is queued; and the one that follows this. Of a group's, too; or the line that it is in.
     predecessor: Any = None
     successor: Submission[Any] | None = None
+    #: Where another executor has it: what cancels it there; see `feeding`.
+    recalls: Callable[[], bool] | None = None
 
     def __init__(self) -> None:
         """A bare future. (The others are made field by field, which takes less time.)"""
@@ -292,7 +294,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
             # explore: claimed-and-pending
             while self.state is PENDING and not hasattr(self, "fn") and not self.owner.lost:
                 pass
-            return self.cancelled()
+            return self.cancelled() or self.recall()
         owner = self.owner
         if HAS_GIL:  # Counted in the same run, so who passes over it finds it counted.
             owner.cancelled += 1
@@ -316,6 +318,10 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
 
     def _become_cancelled(self) -> None:
         self.settle()
+
+    def recall(self) -> bool:
+        """Cancel it where another executor has it, and has not started it."""
+        return self.recalls is not None and self.recalls()
 
     def cancel_even_if_shared(self) -> None:
         """Cancel it even if others want it: its service is shut down."""

@@ -2,7 +2,8 @@
 
 Three parts, each beside ``ThreadPoolExecutor`` where that can do it at all: a
 submission for every file, a walk in which every directory waits for those below
-it, and a storm of change notices that a ``Coalescer`` folds into few runs.
+it, and a storm of change notices that a ``Coalescer`` folds into few runs. A fourth
+takes the step to processes, which ``Service.over`` makes one line.
 
 Every figure is measured in the run that prints it. The two executors alternate, so that
 neither has the warmer cache or the quieter machine. The demo uses only the public names
@@ -10,7 +11,7 @@ of the package. No part takes longer than its time limit, however large DIR is: 
 check a `Limit`, and the output says what was left out.
 
 * `tree`: what is under DIR;
-* `hashing`, `walking`, `storm`: the parts;
+* `hashing`, `walking`, `storm`, `processes`: the parts;
 * `comparing`: the time limit, and taking turns.
 """
 
@@ -32,6 +33,7 @@ from ..files import trace_file
 from ..screen import Screen, count, shown
 from .comparing import REFRESH, Times, seconds_shown
 from .hashing import hash_files
+from .processes import compute_in_processes
 from .storm import storm
 from .tree import look
 from .walking import walk_directories
@@ -46,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command on `parser`."""
     parser.description = (
         "Hash every file under DIR, walk its directories and coalesce a storm of change "
-        "notices, beside ThreadPoolExecutor. Nothing is written but what --trace asks for; "
-        "under a minute."
+        "notices, beside ThreadPoolExecutor, and compute in processes. Nothing is written but "
+        "what --trace asks for; under a minute."
     )
     parser.add_argument(
         "directory", nargs="?", metavar="DIR", help="default: Python's own standard library"
@@ -79,7 +81,7 @@ def _positive(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; return 0, or 1 if a run missed a change, or 2 if DIR is unusable."""
+    """Run the demo; return 0, or 1 if a part is broken, or 2 if DIR is unusable."""
     given: str | None = args.directory
     directory = sysconfig.get_path("stdlib") if given is None else given
     # Packages installed beside the standard library are not part of it.
@@ -129,8 +131,10 @@ def _show(directory: str, left_out: frozenset[str], seconds: float, screen: Scre
     hashed, hashing = hash_files(tree, seconds, screen)
     walking = walk_directories(tree, seconds, screen)
     fresh, notices = storm(hashed, seconds, screen)
-    _summarize({"1. hash": hashing, "2. walk": walking, "3. storm": notices}, screen)
-    return 0 if fresh else 1
+    agree, computing = compute_in_processes(hashed, seconds, screen)
+    parts = {"1. hash": hashing, "2. walk": walking, "3. storm": notices, "4. words": computing}
+    _summarize(parts, screen)
+    return 0 if fresh and agree else 1
 
 
 def _summarize(parts: dict[str, Times | None], screen: Screen) -> None:

@@ -53,7 +53,7 @@ MUTATIONS = [
     Mutation(
         "take-then-consume",
         "a worker consumes the signal before it takes a submission",
-        "for worker.future in worker.signalled and _consume_signal(worker) or worker.pops:",
+        "for worker.future in worker.signalled and consume_signal(worker) or worker.pops:",
         "one_submission_one_thread",
     ),
     Mutation(

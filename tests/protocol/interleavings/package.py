@@ -27,9 +27,9 @@ MODULES = [
     *(
         f"_core.{name}"
         for name in (
-            "recording", "debugging", "reporting", "locking", "threads", "submission", "state",
-            "describing", "contexts", "graph", "slots", "lending", "blocking", "stdlib_waits",
-            "future", "waits", "outstanding", "loop", "pool", "runs", "wrapping",
+            "recording", "debugging", "reporting", "locking", "threads", "submission",
+            "state", "describing", "contexts", "graph", "slots", "lending", "blocking",
+            "stdlib_waits", "future", "waits", "outstanding", "loop", "pool", "runs", "wrapping",
         )
     ),
     "checking",

@@ -1,0 +1,401 @@
+"""Where another executor executes: one thread, the feeder, hands over to it.
+
+A slot is as in any service; what holds it is a `Place`, a worker without a thread. To wake
+a Place is to put its step into the inbox of the feeder, who takes what is queued, hands it
+over, and goes on. When the executor is done with one, that is a step in the inbox, too. So
+the executor is called, and slots are accounted for, on the feeder alone, and what another
+thread does here (submit, the executor's callback) is to put something into the inbox: a
+single step in C.
+
+The feeder is there from the first submission to the end of the service. Two who meet at its
+end: it says that it is `absent`, then looks into the inbox; a submitter puts in, then looks
+whether it is absent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor
+from queue import SimpleQueue
+from typing import Any
+
+from .beneath import Beneath
+from .blocking import DeadlockError
+from .graph import Node
+from .locking import exactly, guard
+from .loop import LateCall, be_free, consume_signal, end, failure_of, note_start, pass_over
+from .outstanding import check_idle, is_idle
+from .runs import Run
+from .slots import keep
+from .state import Settings, Slots, Wake, Worker, current_worker
+from .submission import CANCELLATION, CANCELLING, ENDING, RUNNING, AnyFuture, Submission, clock
+
+_last: Callable[[Any], Any] = list[Any].pop
+
+
+class Feed(Slots):
+    """The slots and the queue of a service over another executor."""
+
+    __slots__ = ("beneath", "inbox", "absent", "_starts")
+
+    executes = False
+
+    def __init__(self, settings: Settings, max_workers: int | None, beneath: Beneath) -> None:
+        self.beneath = beneath
+        #: What the feeder is to do next.
+        self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        super().__init__(settings, max_workers, _work)
+        #: What starts the feeder, while it has no thread.
+        self.absent = [self._new_feeder()]
+        self._starts: Iterator[Wake] = map(_last, itertools.repeat(self.absent))
+
+    def fresh(self) -> Feed:
+        return Feed(self.settings, self.max_workers, self.beneath.fresh())
+
+    def new_worker(self) -> Worker:
+        place = Place(self, f"{self.settings.prefix}_{next(self._numbers)}")
+        self.workers[place] = None
+        return place
+
+    def _new_feeder(self) -> Wake:
+        """A feeder whose thread has not been started; under the lock, or before others know
+        these slots."""
+        feeder = Feeder(self, f"{self.settings.prefix}_feeder")
+        self.workers[feeder] = None
+        return feeder.wake
+
+    def threads(self) -> set[Worker]:
+        absent = {wake.worker for wake in self.absent}
+        return {w for w in self.workers if not isinstance(w, Place) and w not in absent}
+
+    def signal(self) -> None:
+        if self.queue:
+            self._have_feeder()  # First, for what that raises says that nothing has changed.
+        super().signal()
+        if self.ending and (self.beneath.is_own or not self.absent):
+            self.inbox.put(int)  # So that it looks whether it can end.
+        # Put in, so look: it may have ended in between.
+        if not self.inbox.empty():
+            self._have_feeder()
+
+    def _have_feeder(self) -> None:
+        """Start the feeder where it is absent. Raises what starting a thread raises."""
+        wake: Iterable[object] = ()
+        try:
+            for wake in self._starts:  # noqa: B007
+                break
+        except IndexError:
+            return
+        try:
+            for _ in wake:
+                break
+        except BaseException:
+            self.absent.append(wake)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            raise
+
+    def ends(self) -> bool:
+        """Whether the feeder is to end: asked by itself, after each step."""
+        if not (self.ending and is_idle(self)):
+            return False
+        self.beneath.close(wait=True)
+        with guard.lock:
+            self.absent.append(self._new_feeder())
+        # Absent, so look.
+        return self.inbox.empty() or not self._stays()
+
+    def _stays(self) -> bool:
+        """Have the feeder be there all the same; False where another was started by now."""
+        with guard.lock:
+            try:
+                wake = self.absent.pop()
+            except IndexError:
+                return False
+            del self.workers[wake.worker]
+        return True
+
+    def recall(self) -> None:
+        for future in [place.future for place in list(self.workers)]:
+            if future is not None:
+                future.cancel_even_if_shared()
+
+
+class Feeder(Worker):
+    """The thread that hands over, and calls back."""
+
+    def may_wait(self, node: Node) -> None:
+        if node.over():
+            return
+        own = [getattr(future, "owner", None) is self.slots for future in node.pending]
+        if all(own) if node.any else any(own):
+            exactly(self.slots.count_circle)
+            raise DeadlockError(
+                "this wait could never end: a done-callback waits for its own service, which is"
+                " over another executor and calls back on the thread that hands over"
+            )
+
+
+def _work(feeder: Worker) -> None:
+    """All that the thread of the feeder does."""
+    slots = feeder.slots
+    assert isinstance(slots, Feed)
+    # In callbacks, this thread is part of what is outstanding, and of no body.
+    current_worker.set(feeder)
+    slots.recorder.began(feeder)
+    try:
+        slots.inbox.get()()
+        while not slots.ends():
+            slots.inbox.get()()
+    finally:
+        current_worker.set(None)
+        slots.recorder.ended(feeder)
+
+
+class Handed:
+    """A submission in the hands of the executor."""
+
+    __slots__ = ("place", "future", "executor", "inner")
+
+    def __init__(
+        self, place: Place, future: Submission[Any], executor: Executor, inner: AnyFuture
+    ) -> None:
+        self.place = place
+        self.future = future
+        self.executor = executor
+        self.inner = inner
+
+    def say_over(self, _: object) -> None:
+        """The executor is done with it: called on any thread, more than once."""
+        self.place.slots.inbox.put(self._over)
+
+    def _over(self) -> None:
+        self.place.safely(self.place.take_back, self)
+
+    def recall(self) -> bool:
+        """Cancel it, if the executor has not started it."""
+        inner = self.inner
+        try:
+            inner.cancel()
+        finally:
+            if inner.cancelled():
+                self.say_over(inner)  # A Ctrl-C may have kept `inner` from that.
+                _become_cancelled(self.future)
+        return inner.cancelled()
+
+
+def _become_cancelled(future: Submission[Any]) -> None:
+    """By whoever sees it first: the one who cancels, or the feeder. Repeatable."""
+    exactly(_turn_cancelled, future)
+    if isinstance(future, Run):
+        future.leave()
+    future.settle()
+
+
+def _turn_cancelled(future: Submission[Any]) -> None:
+    if future.state is RUNNING:
+        future.state = CANCELLING
+
+
+class Place(Worker):
+    """A slot, and what the executor has in hand with it. Its steps are the feeder's."""
+
+    slots: Feed
+
+    def __init__(self, slots: Feed, name: str) -> None:
+        super().__init__(slots, name)
+        self.wake = Wake(slots.inbox.put, itertools.repeat(self._feed_safely))
+        self.wake.worker = self
+        #: How often what it holds was taken by a broken executor.
+        self.tries = 0
+        #: Whether it stands in `free` or `spare`, or was taken out and not yet fed.
+        self.idle = True
+        self._handed: Handed | None = None
+        #: What it holds, where that said at its start what is to be called.
+        self._late: LateCall | None = None
+
+    def _feed_safely(self) -> None:
+        self.safely(self.feed)
+
+    def safely(self, step: Callable[..., object], *args: object) -> None:
+        """Take a step of the feeder; one that fails takes with it what the place holds."""
+        try:
+            step(*args)
+        except BaseException as exception:
+            info = type(exception), exception, exception.__traceback__, threading.current_thread()
+            threading.excepthook(threading.ExceptHookArgs(info))
+            self._lose(exception)
+            del info
+
+    def feed(self) -> None:
+        """Hand over what is queued next, or be free."""
+        self.idle = False
+        slots = self.slots
+        while self._keeps_slot():
+            self.take_steps(1)
+            try:
+                for self.future in self.pops:  # noqa: B020
+                    if self.signalled:
+                        consume_signal(self)
+                    if self._begins() and self._is_handed_over():
+                        return
+            except IndexError:
+                if self.future is not None:
+                    raise
+                self.missed += 1
+                if self.signalled:
+                    consume_signal(self)
+                self.idle = True
+                be_free(self)
+                return
+        if slots.observers:
+            check_idle(slots)
+
+    def _keeps_slot(self) -> bool:
+        """Whether the bound leaves it its slot; if not, it is spare."""
+        slots = self.slots
+        if slots.opened <= slots.bound:
+            return True
+        with guard.lock:
+            if keep(self):
+                return True
+        if self.signalled:
+            consume_signal(self)
+        self.idle = True
+        with guard.lock:
+            slots.spare.append(self.wake)
+        return False
+
+    def _begins(self) -> bool:
+        """Claim what it has taken; False where that was cancelled."""
+        future: Any = self.future
+        fn = getattr(future, "fn", None)
+        if not future.claim():
+            pass_over(self, future)
+            return False
+        self.fn = fn
+        if future.args is None:
+            self._late = future
+            self.fn, args, future.kwargs, _ = future.start()
+            future.args = args
+        self.since = clock()
+        self.tries = 0
+        if self.notes is not None:
+            note_start(self, future, self.fn)
+        return True
+
+    def _is_handed_over(self) -> bool:
+        """Have the executor accept what it has claimed; where that fails, so does this."""
+        try:
+            executor, inner = self._submit()
+        except BaseException as error:
+            self._end(None, error)
+            return False
+        assert self.future is not None
+        handed = self._handed = Handed(self, self.future, executor, inner)
+        self.future.recalls = handed.recall
+        inner.add_done_callback(handed.say_over)
+        return True
+
+    def _submit(self) -> tuple[Executor, AnyFuture]:
+        # No local variable is the future, for a traceback may hold this frame.
+        beneath = self.slots.beneath
+        executor: Executor | None = None
+        try:
+            executor = beneath.current()
+            return executor, self._call(executor)
+        except BrokenExecutor:
+            if not beneath.replaces(executor):
+                raise
+        executor = beneath.current()
+        return executor, self._call(executor)
+
+    def _call(self, executor: Executor) -> AnyFuture:
+        fn: Any = self.fn
+        future: Any = self.future
+        try:
+            return executor.submit(fn, *future.args, **(future.kwargs or {}))
+        finally:
+            del fn, future
+
+    def take_back(self, handed: Handed) -> None:
+        """The executor is done with it: finish it, or hand it over again; then go on."""
+        if self._handed is not handed:
+            return  # It was said before.
+        inner = handed.inner
+        if inner.cancelled():
+            self._pass_on_cancelled(handed.future)
+        elif (error := inner.exception()) is None:
+            self._end(inner.result(), None)
+        elif self._retries(handed.executor, error):
+            self.tries += 1
+            if self._is_handed_over():
+                return
+        else:
+            self._end(None, error)
+        # Not here: the executor may block, and this frame keeps what is over.
+        self.slots.inbox.put(self._feed_safely)
+
+    def _retries(self, executor: Executor, error: BaseException) -> bool:
+        beneath = self.slots.beneath
+        return (
+            self.tries < beneath.retries
+            and isinstance(error, BrokenExecutor)
+            and beneath.is_broken(executor)
+        )
+
+    def _pass_on_cancelled(self, future: Submission[Any]) -> None:
+        _become_cancelled(future)
+        if self._late is not None:
+            self._late.go_on()
+        future.failure = CANCELLATION
+        _kept = self.fn  # Its end may run code.
+        exactly(self._count_cancelled)
+        self._forget(future)
+
+    def _count_cancelled(self) -> None:
+        self.passed += 1
+        self.slots.cancelled += 1
+        self.future = self.fn = None
+
+    def _end(self, value: Any, error: BaseException | None) -> None:
+        """Finish it with this outcome."""
+        future: Any = self.future
+        self.idled = clock()
+        if error is None:
+            future.value = value
+        else:
+            future.failure = failure_of(self, future, self.fn, error)
+            future.note_failure(error)
+            self.failed += 1
+        late = self._late
+        future.args = ()
+        if late is not None:
+            late.leave()
+        future.state = ENDING
+        end(self, future, operator.call, late)
+        self._forget(future)
+
+    def _forget(self, future: Submission[Any]) -> None:
+        """Keep nothing of what is over."""
+        future.forget()
+        future.recalls = None
+        self.future = self.fn = self._handed = self._late = None
+
+    def _lose(self, exception: BaseException) -> None:
+        """Something came from outside in the middle of a step: as `loop` does, when a worker
+        ends unexpectedly."""
+        future = self.future
+        if future is not None and (self.fn is not None or future.claim()):
+            if future.state is RUNNING:
+                future.fail(exception, "a submission whose feeder was interrupted")
+            else:
+                future.settle()
+            self.failed += 1
+        if future is not None:
+            self._forget(future)
+        # Where it is idle it stands in `free` or `spare`, or was woken: then it is signalled.
+        slots = self.slots
+        if self.slot and self.wake not in slots.free and not (self.idle and self.signalled):
+            slots.inbox.put(self._feed_safely)
