@@ -198,3 +198,9 @@ class Future(Submission[T]):
             done, cancelled = self.done(), self.cancelled()
             exception = self.exception() if done and not cancelled else None
             return done, cancelled, getattr(self, "value", None), exception
+
+
+class Member(Future[T]):
+    """A group's. (An ordinary attribute costs a dictionary from Python 3.13 on.)"""
+
+    __slots__ = ("on_failure",)
