@@ -20,7 +20,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeGuard
 
-from ._core.future import Future
+from ._core.future import Future, Member
 from ._core.graph import Line, Node
 from ._core.locking import headroom, locked
 from ._core.pool import check_accepts, remember_origin, start_queued
@@ -43,11 +43,11 @@ from ._core.submission import (
 from .service import Service, slots_of, submits_plainly
 
 
-class _Member(Future[Any]):
+class _Member(Member[Any]):
     """A submission that waits in line, while that is its `predecessor`. Then this is None where
     it stands in a service's queue, else what the executor returned."""
 
-    __slots__ = ("limiter", "call")
+    __slots__ = ("limiter", "call", "predecessor")
 
     def __init__(self, limiter: Limiter, call: Call, on_failure: NoteFailure) -> None:
         self.state = PENDING
@@ -178,7 +178,8 @@ class Limiter(Line):
         if len(self.pending) < self._limit:
             headroom()
         # In the context of a submit other executors find what they pass on.
-        context = copy_context() if self._slots is None or self._slots.propagate else None
+        propagates = self._slots is None or self._slots.propagate
+        context = (copy_context() or None) if propagates else None
         member = _Member(self, (fn, args, kwargs or None, context), on_failure)
         if self._slots is not None and self._slots.checked:
             member.value = get_ident()

@@ -244,4 +244,10 @@ class Future(Submission[T]):
 
         @property
         def _done_callbacks(self) -> Any:
-            return self.watched().callbacks
+            return self.watched().callbacks or ()
+
+
+class Member(Future[T]):
+    """A group's. (An ordinary attribute costs a dictionary from Python 3.13 on.)"""
+
+    __slots__ = ("on_failure",)

@@ -14,7 +14,7 @@ from typing import Any
 
 from .debugging import debugging
 from .describing import origin
-from .future import Future
+from .future import Future, Member
 from .locking import exactly, guard, locked
 from .loop import end_one, work
 from .outstanding import check_idle, fail_queued, is_idle, wait_idle
@@ -23,8 +23,8 @@ from .state import AFTER_EXIT, AFTER_SHUTDOWN, RECORDED, Settings, Slots, Worker
 from .submission import CANCELLED, PENDING, NoteFailure, Submission, clock
 from .threads import DAEMONS_ALLOWED, PerThread
 
-# In place of `Future(...)`: a constructor's call costs as much as all else in a submission.
-_new_future: Callable[[type[Future[Any]]], Future[Any]] = object.__new__
+# In place of `Member(...)`: a constructor's call costs as much as all else in a submission.
+_new_member: Callable[[type[Member[Any]]], Member[Any]] = object.__new__
 
 #: The service that accepts what this thread submits though it is shut down: an owed
 #: re-run was accepted when it was asked for.
@@ -61,7 +61,7 @@ def queue_call(
 ) -> Future[Any]:
     """`Service.submit` for rooms above, of a member of a group; see the comments there. (A call
     of this would cost that a tenth; to call that from a group costs the group a third.)"""
-    future: Future[Any] = _new_future(Future)
+    future = _new_member(Member)
     future.state = PENDING
     future.failure = None
     future.owner = slots
