@@ -6,7 +6,6 @@ import _thread
 import concurrent.futures
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -132,7 +131,7 @@ class Future(Submission[T]):
         or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
         if not self.done():
             made = Watch()
-            made.callbacks = deque((fn,))
+            made.callbacks.append(fn)
             watch = self.watched(made)
             if watch is made or holding(watch.lock, self._add_callback, watch, fn):
                 return
@@ -141,8 +140,6 @@ class Future(Submission[T]):
     def _add_callback(self, watch: Watch, fn: Callback) -> bool:
         if self.done():  # explore: callback-too-late
             return False
-        if watch.callbacks is None:
-            watch.callbacks = deque()
         watch.callbacks.append(fn)
         return True
 
@@ -244,7 +241,7 @@ class Future(Submission[T]):
 
         @property
         def _done_callbacks(self) -> Any:
-            return self.watched().callbacks or ()
+            return self.watched().callbacks
 
 
 class Member(Future[T]):

@@ -89,8 +89,8 @@ class Watch:
         self.waiters: list[Any] = []
         #: Those that have not heard yet that the state is final; empty before it is.
         self.unnotified: list[Any] = []
-        #: Grows until the state is final, and shrinks from then on. None where none was added.
-        self.callbacks: deque[Callback] | None = None
+        #: Grows until the state is final, and shrinks from then on.
+        self.callbacks: deque[Callback] = deque()
         #: Locks that are released at the end: those of threads that sleep in `result`.
         self.bells: list[_thread.LockType] = []
 
