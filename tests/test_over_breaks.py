@@ -406,6 +406,11 @@ def test_a_feeder_that_is_interrupted_loses_no_more_than_what_it_was_at(
             pass
 
     with Service.over(executor, 1) as service:
+        service.submit(int).result(LIMIT)
+        for _ in range(3):
+            (feeder,) = [t for t in threading.enumerate() if t.name.endswith("_feeder")]
+            abort(feeder)  # It comes where that has been woken.
+            assert service.submit(int, "5").result(LIMIT) == 5
         executor.before = strike
         with pytest.raises(Abort):
             service.submit(int).result(LIMIT)
