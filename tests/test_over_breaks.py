@@ -417,8 +417,11 @@ def test_a_feeder_that_is_interrupted_loses_no_more_than_what_it_was_at(
         executor.after = strike
         struck = service.submit(int)
         assert struck.exception(LIMIT) is None or isinstance(struck.exception(), Abort)
+        gate = threading.Event()
+        executor.before = lambda: gate.wait(LIMIT)
         struck = service.submit(int)
         struck.add_done_callback(lambda _: abort(threading.current_thread()))
+        gate.set()
         assert service.block_till_done(LIMIT)
         assert [service.submit(int, n).result(LIMIT) for n in range(5)] == list(range(5))
         assert service.block_till_done(LIMIT)
