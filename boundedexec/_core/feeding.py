@@ -101,7 +101,7 @@ class Feed(Slots):
             raise
 
     def ends(self) -> bool:
-        """Whether the feeder is to end: asked by itself, after each step."""
+        """Whether the feeder is to end: asked by itself, before each step."""
         if not (self.ending and is_idle(self)):
             return False
         self.beneath.close(wait=True)
@@ -159,11 +159,13 @@ def _work(feeder: Worker) -> None:
 def _serves_until_end(slots: Feed) -> bool:
     """Take the feeder's steps until it is to end; False where something came from outside."""
     try:
-        # Into the field at once: an exception from outside cannot come in between.
-        for slots.step in slots.steps:  # noqa: B020
-            slots.step()
-            if slots.ends():
-                return True
+        # Asked first: it may have been started for a step that the one before has taken.
+        while not slots.ends():
+            # Into the field at once: an exception from outside cannot come in between.
+            for slots.step in slots.steps:  # noqa: B020
+                slots.step()
+                break
+        return True
     except BaseException as exception:
         _report(exception)
         # What had not begun; or so that it looks whether it can end.
