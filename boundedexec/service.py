@@ -154,7 +154,8 @@ class Service(concurrent.futures.Executor):
           and contexts stay behind. A body runs from when it is handed over.
         * No body holds a slot on a thread of ours: none lends, `yield_slot` raises
           `RuntimeError`, and a body that waits for its own service may hang.
-        * `cancel` also reaches what `executor` has and can still cancel.
+        * `cancel` also reaches what `executor` has and can still cancel, but for what is being
+          handed over at that moment.
         * What fails beneath is the exception of the submissions that it hit.
         * Done-callbacks execute on the thread that hands over: keep them short. Waiting there
           for this service raises `DeadlockError`.

@@ -59,7 +59,7 @@ def finish(manual: Manual, service: Service) -> None:
 
 
 def in_hand(manual: Manual, count: int) -> None:
-    """Return once the executor has `count`."""
+    """Return once the executor has `count`. (The last is perhaps being handed over still.)"""
     wait_until(lambda: len(manual.handed) == count)
 
 
@@ -189,16 +189,16 @@ def test_cancel_reaches_what_waits_here_and_what_has_not_started_there(
     in_hand(manual, 2)
     beneath = [each[0] for each in manual.handed]
     called: list[AnyFuture] = []
-    futures[1].add_done_callback(called.append)
-    assert futures[1].cancel() and futures[1].cancelled() and futures[1].done()
-    assert called == [futures[1]]
-    assert beneath[1].cancelled()
+    futures[0].add_done_callback(called.append)
+    assert futures[0].cancel() and futures[0].cancelled() and futures[0].done()
+    assert called == [futures[0]]
+    assert beneath[0].cancelled() and not beneath[1].cancelled()
     assert futures[3].cancel()
     with pytest.raises(CancelledError):
-        futures[1].result(0)
+        futures[0].result(0)
     in_hand(manual, 3)  # One of them is cancelled.
     finish(manual, over)
-    assert [futures[0].result(), futures[2].result()] == [0, 2]
+    assert [futures[1].result(), futures[2].result()] == [1, 2]
     now = over.stats()
     assert (now.submitted, now.completed, now.cancelled, now.failed) == (4, 2, 2, 0)
 
@@ -235,8 +235,11 @@ def test_shutdown_cancels_there_what_has_not_started(manual: Manual) -> None:
     service = Service.over(manual, 2)
     futures = [service.submit(int) for _ in range(10)]
     in_hand(manual, 2)
-    service.shutdown(cancel_futures=True)
-    assert all(future.cancelled() for future in futures)
+    service.shutdown(wait=False, cancel_futures=True)
+    finish(manual, service)
+    service.shutdown()
+    # What was being handed over at that moment was not.
+    assert [future.cancelled() for future in [*futures[:1], *futures[2:]]] == [True] * 9
 
 
 # Until nothing is outstanding
@@ -360,11 +363,14 @@ def test_a_group_is_waited_for_cancelled_and_collected(manual: Manual, over: Ser
         runner.start()
     runner.join(LIMIT)
     assert group.results() == list(range(10))
+    runner = threading.Thread(target=lambda: finish(manual, over))
     with TaskGroup(over) as group:
         futures = [group.submit(int) for _ in range(10)]
         in_hand(manual, 2)
         group.cancel()
-    assert all(future.cancelled() for future in futures)
+        runner.start()
+    runner.join(LIMIT)
+    assert futures[0].cancelled() and futures[-1].cancelled()
     with Service.over(Inline(), 2) as inline:
         with pytest.raises(ExceptionGroup), TaskGroup(inline, limit=1) as group:
             group.submit(fail, Boom())
@@ -450,7 +456,8 @@ def test_a_run_in_executor_is_cancelled_with_its_task(manual: Manual, over: Serv
     async def main() -> None:
         loop = asyncio.get_running_loop()
         waiting = loop.run_in_executor(over, int)
-        while not manual.handed:
+        over.submit(int)
+        while len(manual.handed) < 2:
             await asyncio.sleep(0.001)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

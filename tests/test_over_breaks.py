@@ -406,14 +406,22 @@ def test_a_feeder_that_is_interrupted_loses_no_more_than_what_it_was_at(
             pass
 
     with Service.over(executor, 1) as service:
+        service.submit(int).result(LIMIT)
+        for _ in range(3):
+            (feeder,) = [t for t in threading.enumerate() if t.name.endswith("_feeder")]
+            abort(feeder)  # It comes where that has been woken.
+            assert service.submit(int, "5").result(LIMIT) == 5
         executor.before = strike
         with pytest.raises(Abort):
             service.submit(int).result(LIMIT)
         executor.after = strike
         struck = service.submit(int)
         assert struck.exception(LIMIT) is None or isinstance(struck.exception(), Abort)
+        gate = threading.Event()
+        executor.before = lambda: gate.wait(LIMIT)
         struck = service.submit(int)
         struck.add_done_callback(lambda _: abort(threading.current_thread()))
+        gate.set()
         assert service.block_till_done(LIMIT)
         assert [service.submit(int, n).result(LIMIT) for n in range(5)] == list(range(5))
         assert service.block_till_done(LIMIT)

@@ -39,7 +39,7 @@ _last: Callable[[Any], Any] = list[Any].pop
 class Feed(Slots):
     """The slots and the queue of a service over another executor."""
 
-    __slots__ = ("beneath", "inbox", "absent", "_starts")
+    __slots__ = ("beneath", "inbox", "steps", "step", "absent", "_starts")
 
     executes = False
 
@@ -47,6 +47,9 @@ class Feed(Slots):
         self.beneath = beneath
         #: What the feeder is to do next.
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        #: Takes that; and what was taken, until it has begun.
+        self.steps = map(type(self.inbox).get, itertools.repeat(self.inbox))
+        self.step: Callable[[], object] | None = None
         super().__init__(settings, max_workers, _work)
         #: What starts the feeder, while it has no thread.
         self.absent = [self._new_feeder()]
@@ -97,7 +100,7 @@ class Feed(Slots):
             raise
 
     def ends(self) -> bool:
-        """Whether the feeder is to end: asked by itself, after each step."""
+        """Whether the feeder is to end: asked by itself, before each step."""
         if not (self.ending and is_idle(self)):
             return False
         self.beneath.close(wait=True)
@@ -145,12 +148,33 @@ def _work(feeder: Worker) -> None:
     current_worker.set(feeder)
     slots.recorder.began(feeder)
     try:
-        slots.inbox.get()()
-        while not slots.ends():
-            slots.inbox.get()()
+        while not _serves_until_end(slots):
+            pass
     finally:
         current_worker.set(None)
         slots.recorder.ended(feeder)
+
+
+def _serves_until_end(slots: Feed) -> bool:
+    """Take the feeder's steps until it is to end; False where something came from outside."""
+    try:
+        # Asked first: it may have been started for a step that the one before has taken.
+        while not slots.ends():
+            # Into the field at once: an exception from outside cannot come in between.
+            for slots.step in slots.steps:  # noqa: B020
+                slots.step()
+                break
+        return True
+    except BaseException as exception:
+        _report(exception)
+        # What had not begun; or so that it looks whether it can end.
+        slots.inbox.put(slots.step or int)
+    return False
+
+
+def _report(exception: BaseException) -> None:
+    info = type(exception), exception, exception.__traceback__, threading.current_thread()
+    threading.excepthook(threading.ExceptHookArgs(info))
 
 
 class Handed:
@@ -221,12 +245,11 @@ class Place(Worker):
     def safely(self, step: Callable[..., object], *args: object) -> None:
         """Take a step of the feeder; one that fails takes with it what the place holds."""
         try:
+            self.slots.step = None  # It has begun.
             step(*args)
         except BaseException as exception:
-            info = type(exception), exception, exception.__traceback__, threading.current_thread()
-            threading.excepthook(threading.ExceptHookArgs(info))
+            _report(exception)
             self._lose(exception)
-            del info
 
     def feed(self) -> None:
         """Hand over what is queued next, or be free."""

@@ -111,7 +111,7 @@ def measure(engine):
     alone = [1_000, 10_000, 100_000] if engine == "processes" else [1_000, 3_000, 10_000, 30_000]
     sizes = {"here": [10_000, 100_000, 1_000_000], "alone": alone}
     for where, numbers in sizes.items():
-        print(f"pending {'here, over' if where == 'here' else 'with'} {engine}:")
+        print(f"pending {where}, {'over' if where == 'here' else 'with'} {engine}:")
         for number in numbers:
             done = subprocess.run(
                 [sys.executable, __file__, "--admit", engine, where, str(number)],
