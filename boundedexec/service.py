@@ -157,8 +157,7 @@ class Service(concurrent.futures.Executor):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
         if slots.wrappable and takes_effect(slots):
-            accept = partial(Service.submit, self)
-            return submit_wrapped("submit", self, accept, fn, args, kwargs)
+            return submit_wrapped("submit", self, partial(Service.submit, self), fn, args, kwargs)
         future: Future[T] = _new_future(Future)
         future.state = PENDING
         future.failure = None
