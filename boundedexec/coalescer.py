@@ -29,9 +29,8 @@ from ._core.reporting import Failure
 from ._core.runs import Call, Run, Runs
 from ._core.slots import look
 from ._core.submission import CANCELLATION, AnyFuture, Owner, Submission, ended_under_lock
-from ._core.wrapping import submit_through
 from .checking import check_executor
-from .service import Service, slots_of, submits_plainly
+from .service import Service, slots_of, submit_wrapped, submits_plainly
 
 __all__ = ["Coalescer"]
 
@@ -143,7 +142,7 @@ class Coalescer(Generic[K]):
         pool = self._pool
         if pool is not None and not wrapped and not submits_plainly(pool):
             accept = partial(self._accept, key, content)
-            return submit_through(pool, accept, fn, args, kwargs)
+            return submit_wrapped("submit_through", pool, accept, fn, args, kwargs)
         if slots is not None and slots.refusal is not None:
             check_accepts(slots)
         context = copy_context() if slots is None or slots.propagate else None

@@ -22,7 +22,7 @@ from ._core.pool import admit, close, join, make_slots, retire, start_queued, ta
 from ._core.slots import look, set_bound
 from ._core.state import RECORDED, Settings, Slots, Worker, current_body, current_worker
 from ._core.submission import CANCELLED, PENDING, clock
-from ._core.wrapping import is_wrapped, submit_wrapped, takes_effect
+from ._core.wrapping import is_wrapped, takes_effect
 from .checking import (
     check_buffersize,
     check_timeout,
@@ -207,7 +207,7 @@ class Service(concurrent.futures.Executor):
             raise TypeError(f"fn must be callable, not {fn!r}")
         slots = self._slots
         if slots.wrappable and takes_effect(slots):
-            return submit_wrapped(self, partial(Service.submit, self), fn, args, kwargs)
+            return submit_wrapped("submit", self, partial(Service.submit, self), fn, args, kwargs)
         future: Future[T] = _new_future(Future)
         future.state = PENDING
         future.failure = None
@@ -409,6 +409,21 @@ def submits_plainly(service: Service) -> bool:
     if type(submit) is not FunctionType or submit.__code__ is not _submit_code:
         return False
     return not (slots_of(service).wrappable and is_wrapped())
+
+
+def submit_wrapped(
+    way: str, pool: Any, accept: Any, fn: Any, args: Any, kwargs: Any
+) -> concurrent.futures.Future[Any]:
+    """Submit through a wrapper, in one of the two ways of `_core.standing_in`."""
+    from ._core import standing_in  # noqa: PLC0415  # Seldom needed.
+
+    submit: Any = getattr(standing_in, way, None)
+    future: concurrent.futures.Future[Any]
+    if submit is None:  # A signal handler has interrupted its import.
+        future = accept(fn, *args, **kwargs)
+    else:
+        future = submit(pool, accept, fn, args, kwargs)
+    return future
 
 
 def _results(

@@ -15,6 +15,7 @@ from .graph import Node, is_queued
 from .locking import headroom, holding
 from .reporting import Failure, name_of
 from .state import Slots, current_body, current_worker
+from .stdlib_waits import Waiters
 from .submission import ENDING, FINISHED, RUNNING, Callback, Submission, Watch, install, uninstall
 
 T = TypeVar("T")
@@ -216,12 +217,8 @@ class Future(Submission[T]):
             # Not `watched` again: the stdlib's `wait` has read the state under the lock, and
             # relies on it until its waiter is in here.
             waiters = (self.watch or self.watched()).waiters
-            if current_body() is None:
-                return waiters
             # The stdlib's waits install themselves here: in a body, so that they lend.
-            from .stdlib_waits import Waiters  # noqa: PLC0415  # Seldom needed.
-
-            return Waiters(self, waiters)
+            return waiters if current_body() is None else Waiters(self, waiters)
 
         def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
             """Done, cancelled, result, exception; from Python 3.14 on."""

@@ -1,4 +1,4 @@
-"""What stands in for a pool while a wrapper submits to it: see `wrapping`, which loads this."""
+"""What stands in for a pool while a wrapper submits to it: see `wrapping`. Loaded by `service`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import concurrent.futures
 from types import SimpleNamespace
 from typing import Any
 
-from .wrapping import Accept, AnyFuture, inside, is_wrapped, stdlib_pool
+from .submission import AnyFuture
+from .wrapping import Accept, inside, is_wrapped, stdlib_pool
 
 
 class _Other:
@@ -115,6 +116,8 @@ def _ours(future: Any) -> AnyFuture:
 
 
 def submit(pool: Any, accept: Accept, fn: Any, args: Any, kwargs: Any) -> AnyFuture:
+    """Have the wrapper round the stdlib's `submit` hand what it has made of `fn` to `accept`;
+    return what it returns: the future of that, unless it has one of its own."""
     stand_in: StandIn = pool if type(pool) is StandIn else StandIn(pool, accept)
     if inside.get() or not is_wrapped():
         return stand_in.accept(fn, *args, **kwargs)
@@ -125,6 +128,7 @@ def submit(pool: Any, accept: Accept, fn: Any, args: Any, kwargs: Any) -> AnyFut
 
 
 def submit_through(pool: Any, accept: Accept, fn: Any, args: Any, kwargs: Any) -> AnyFuture:
-    # This package's function finds that it was given no pool, and comes to `submit`.
+    """The same for a wrapper round the `submit` of the pool's class as well."""
+    # Inside it this package's function finds a stand-in, and comes to `submit`.
     cls: Any = pool.__class__
     return _ours(cls.submit(StandIn(pool, accept), fn, *args, **kwargs))

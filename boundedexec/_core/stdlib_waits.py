@@ -17,10 +17,9 @@ from .blocking import block
 from .graph import Node
 from .submission import Submission, serial_of
 
+_STDLIB = concurrent.futures.wait.__code__.co_filename
 #: The waiter of `wait` for all of them; every other is content with one.
 _AllCompleted = concurrent.futures._base._AllCompletedWaiter  # pyright: ignore[reportPrivateUsage]
-#: Where it is. (The name of `wait` may be ours by now.)
-_STDLIB = _AllCompleted.__init__.__code__.co_filename
 
 
 class _StdlibWait(Node):

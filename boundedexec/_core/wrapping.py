@@ -21,9 +21,8 @@ from .threads import PerThread
 stdlib_pool: Any = concurrent.futures.ThreadPoolExecutor
 _globals: object = vars(concurrent.futures.thread)
 
-AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 #: Submits without a look at wrappers.
-Accept: TypeAlias = "Callable[..., AnyFuture]"
+Accept: TypeAlias = "Callable[..., concurrent.futures.Future[Any]]"
 
 
 class Plain:
@@ -64,26 +63,6 @@ inside = PerThread()
 
 
 def takes_effect(slots: object) -> bool:
-    """Whether what this thread submits now goes through a wrapper; a stand-in's has come
-    through one."""
+    """Whether what this thread submits now goes through a wrapper. (What is submitted to a
+    stand-in has.)"""
     return type(slots) is not Slots or (is_wrapped() and not inside.get())
-
-
-def submit_wrapped(pool: Any, accept: Accept, fn: Any, args: Any, kwargs: Any) -> AnyFuture:
-    """Have the wrapper submit, and return what it returns: the future that `accept` made,
-    unless it has one of its own."""
-    return _through("submit", pool, accept, fn, args, kwargs)
-
-
-def submit_through(pool: Any, accept: Accept, fn: Any, args: Any, kwargs: Any) -> AnyFuture:
-    """As `submit_wrapped`, also where the wrapper is round the `submit` of the pool's class."""
-    return _through("submit_through", pool, accept, fn, args, kwargs)
-
-
-def _through(way: str, pool: Any, accept: Accept, fn: Any, args: Any, kwargs: Any) -> AnyFuture:
-    from . import standing_in  # noqa: PLC0415  # Seldom needed.
-
-    submit: Any = getattr(standing_in, way, None)
-    if submit is None:  # A signal handler has interrupted its import.
-        return accept(fn, *args, **kwargs)
-    return submit(pool, accept, fn, args, kwargs)  # type: ignore[no-any-return]
