@@ -181,6 +181,8 @@ def test_refusals_are_counted(new_service: NewService, stall: Stall) -> None:
             service.submit(int)
     now = service.stats()
     assert (now.refused, now.submitted) == (3, 1)
+    stall.gate.set()
+    service.shutdown()
 
 
 def test_stats_are_immutable(new_service: NewService) -> None:

@@ -279,6 +279,21 @@ def test_waits_that_are_dropped_are_counted_too(new_service: NewService, tmp_pat
     saved(trace, tmp_path)
 
 
+def test_of_very_many_the_latest_are_kept(new_service: NewService, tmp_path: Path) -> None:
+    service = new_service(2)
+    with Trace(service, limit=1_500) as trace:
+        for number in range(20_000):
+            service.submit(pow, 2, number)
+        service.submit(fail, ValueError())
+        assert service.block_till_done(LIMIT)
+        assert trace.dropped == 20_001 - 1_500
+    events = saved(trace, tmp_path)
+    assert trace.dropped == 20_001 - 1_500
+    numbers = [event["args"]["number"] for event in events if event.get("cat") == "body"]
+    assert len(numbers) == 1_500
+    assert bodies(events)[0] == "fail raised"
+
+
 def test_a_queue_that_is_longer_than_the_limit_drops_nothing(new_service: NewService) -> None:
     service = new_service(1)
     with Trace(service, limit=10) as trace, holding(service):
