@@ -26,7 +26,7 @@ class _Reports:
         self.forget()
         # Not globals: at the interpreter's end those may be gone.
         self._log: Callable[..., None] = _logger.error
-        self._call: Callable[..., None] = operator.call
+        self._call: Callable[..., Any] = operator.call
         self._ident = _thread.get_ident
         self._table: dict[int, threading.Thread] = vars(threading)["_active"]
         #: Stands in the table for a thread that is not there (it has all but ended, or
@@ -60,7 +60,7 @@ class _Reports:
 
     def forget(self) -> None:
         """At first, and in a forked child: nobody is logging."""
-        self._waiting: deque[tuple[Callable[..., None], tuple[object, ...], Any]] = deque()
+        self._waiting: deque[tuple[Callable[..., Any], tuple[object, ...], Any]] = deque()
         #: The threads that are logging.
         self._logging: set[int] = set()
 
