@@ -210,12 +210,15 @@ class Future(Submission[T]):
         @property
         def _condition(self) -> Any:
             self.done()
-            return self.watched().lock
+            # Not `watched` again, here and in `_waiters`: the stdlib's `wait` asks once more
+            # to release it. Were the future about to end then, this thread would call back
+            # under the lock, and the worker wait for that.
+            return (self.watch or self.watched()).lock
 
         @property
         def _waiters(self) -> Any:
-            # Not `watched` again: the stdlib's `wait` has read the state under the lock, and
-            # relies on it until its waiter is in here.
+            # And it has read the state under the lock, and relies on it until its waiter is
+            # in here.
             waiters = (self.watch or self.watched()).waiters
             # The stdlib's waits install themselves here: in a body, so that they lend.
             return waiters if current_body() is None else Waiters(self, waiters)

@@ -252,8 +252,7 @@ def _leads(
             continue
         if obstacle is not None:
             owner: Any = obstacle.owner
-            # One that waits to be fetched with the slot of this body needs no second one:
-            # that would come back unused, and be lent to the next one.
+            # Not one that this body has lent its slot to: a second would come back unused.
             if lend is None or lend.future is not obstacle:
                 targets[obstacle] = owner
             if past_queues:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import _thread
 import logging
+import operator
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from typing import Any
 
 _logger = logging.getLogger("boundedexec")
 
@@ -21,11 +23,10 @@ class _Reports:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[tuple[object, ...], BaseException, Context | None]] = deque()
-        #: The threads that are logging.
-        self._logging: set[int] = set()
+        self.forget()
         # Not globals: at the interpreter's end those may be gone.
         self._log: Callable[..., None] = _logger.error
+        self._call: Callable[..., Any] = operator.call
         self._ident = _thread.get_ident
         self._table: dict[int, threading.Thread] = vars(threading)["_active"]
         #: Stands in the table for a thread that is not there (it has all but ended, or
@@ -36,7 +37,11 @@ class _Reports:
         self, *message: object, exception: BaseException, context: Context | None = None
     ) -> None:
         """Log `message`, a format and its arguments, in that context."""
-        self._waiting.append((message, exception, context))
+        # A copy, for the context may be entered somewhere at this moment.
+        run = self._call if context is None else context.copy().run
+        # Not the exception itself: `logging` would ask whether it is true.
+        info = type(exception), exception, exception.__traceback__
+        self._waiting.append((run, message, info))
         thread = self._ident()
         # Again, for one may come between the last look and the end.
         while self._waiting and thread not in self._logging:
@@ -44,7 +49,8 @@ class _Reports:
                 self._logging.add(thread)
                 self._table.setdefault(thread, self._unlisted)
                 while self._waiting:
-                    self._log_one(*self._waiting.popleft())
+                    run, message, info = self._waiting.popleft()
+                    run(self._log, *message, exc_info=info)
             except BaseException:
                 pass
             finally:
@@ -52,21 +58,11 @@ class _Reports:
                 if self._table.get(thread) is self._unlisted:
                     self._table.pop(thread)
 
-    def _log_one(
-        self, message: tuple[object, ...], exception: BaseException, context: Context | None
-    ) -> None:
-        # Not the exception itself: `logging` would ask whether it is true.
-        info = type(exception), exception, exception.__traceback__
-        if context is None:
-            self._log(*message, exc_info=info)
-        else:
-            # A copy, for the context may be entered somewhere at this moment.
-            context.copy().run(self._log, *message, exc_info=info)
-
     def forget(self) -> None:
-        """In a forked child no other thread is logging."""
-        self._logging = set()
-        self._waiting = deque()
+        """At first, and in a forked child: nobody is logging."""
+        self._waiting: deque[tuple[Callable[..., Any], tuple[object, ...], Any]] = deque()
+        #: The threads that are logging.
+        self._logging: set[int] = set()
 
 
 report = _Reports()
