@@ -390,7 +390,6 @@ class Place(Worker):
             future.value = value
         else:
             future.failure = failure_of(self, future, self.fn, error)
-            future.note_failure(error)
             self.failed += 1
         late = self._late
         future.args = ()

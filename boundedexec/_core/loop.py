@@ -18,7 +18,7 @@ from .describing import describe_call
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
-from .recording import FULL_NOTES, NAMED, RAISED
+from .recording import NAMED, RAISED
 from .reporting import Failure, name_of, report
 from .slots import free_slot, hand_out, keep, look, open_one
 from .state import SIGNAL, Slots, Worker, current_worker
@@ -112,7 +112,6 @@ def _break(slots: Slots, exception: BaseException) -> None:
 def _serve(worker: Worker) -> None:
     """Execute what is queued until nothing is, or the slot is needed elsewhere."""
     slots = worker.slots
-    was_idle = True
     while worker.slot:
         if slots.resuming or slots.opened > slots.bound:
             with guard.lock:
@@ -120,13 +119,7 @@ def _serve(worker: Worker) -> None:
                     break
         if not slots.queue:
             break
-        if worker.notes is not None:
-            _turn_page(worker)
-        if was_idle:
-            worker.since = clock()
-            was_idle = False
-        else:
-            worker.look_at_clock()
+        worker.look_at_clock()
         try:
             # Into the field at once: an exception from outside cannot come in between.
             for worker.future in worker.pops:  # noqa: B020  # explore: take-then-consume
@@ -155,12 +148,6 @@ def _serve(worker: Worker) -> None:
             break
     if worker.signalled:
         consume_signal(worker)
-
-
-def _turn_page(worker: Worker) -> None:
-    notes = worker.notes
-    if notes is not None and len(notes) >= FULL_NOTES:
-        locked(worker.renew_notes)
 
 
 def pass_over(worker: Worker, future: Submission[Any]) -> None:
@@ -312,8 +299,7 @@ def _works_without(worker: Worker) -> bool:
         executed = borrowed
         if borrowed:
             worker.since = clock()
-            if worker.notes is not None:
-                _turn_page(worker)
+            worker.turn_page()
             _execute(worker, worker.future, worker.fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         elif idles and not worker.gate.acquire(True, worker.patience) and _gives_up(worker):
             return False
@@ -344,19 +330,12 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     if notes is not None:
         if fn is not worker.named:
             _note_name(worker, future, fn)
-        # No function of its own: its call would cost as much as all of it.
-        notes.append(clock())
-        notes.append(future.serial)
-        try:
-            notes.append(future.value)
-        except AttributeError:
-            notes.append(None)
-    late: LateCall | None = None
-    args = future.args
-    if args is None:
-        late = future  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-        fn, args, future.kwargs, future.context = late.start()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-        future.args, worker.fn = args, fn
+        notes += (clock(), future.serial, getattr(future, "value", None))
+    late: Any = future if future.args is None else None
+    if late is not None:
+        worker.fn, future.args, future.kwargs, future.context = late.start()
+        fn = worker.fn
+    args: Any = future.args
     run = worker.call
     if future.context is not None or worker.presets:
         run = _prepared(worker, future.context)
@@ -368,13 +347,10 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     except BaseException as exception:
         future.failure = _failure(worker, future, fn, exception)
         worker.failed += 1
-        if future.on_failure is not None:
-            future.note_failure(exception)
     args = future.args = ()
     if late is not None:
         late.leave()
     future.state = ENDING  # explore: stored-then-watch
-    # Stored, so look: a thread that makes a Watch does so in the other order.
     if late is None and future.watch is None:
         future.state = FINISHED
     else:
@@ -406,6 +382,7 @@ def failure_of(
     worker: Worker, future: Submission[Any], fn: object, exception: BaseException
 ) -> Failure:
     worker.note(0, future.serial, RAISED)
+    future.note_failure(exception)
     submitted = vars(future).get("origin")
     if submitted is None:
         name = name_of(fn)
@@ -432,7 +409,7 @@ def _note_name(worker: Worker, future: Submission[Any], fn: object) -> None:
 
 def note_start(worker: Worker, future: Submission[Any], fn: object) -> None:
     """Make the note that `_execute` makes."""
-    _turn_page(worker)
+    worker.turn_page()
     if fn is not worker.named:
         _note_name(worker, future, fn)
     worker.note(clock(), future.serial, getattr(future, "value", None))

@@ -106,14 +106,15 @@ def check_accepts(slots: Slots) -> None:
     """Raise where a submission must not be accepted."""
     if slots.refusal is not None and _refuses(slots):
         raise slots.refusal()
-    bound = slots.settings.max_queued
-    if bound is None or slots.free or len(slots.queue) < bound or slots.opened < slots.bound:
+    most = slots.settings.max_queued
+    if most is None or len(slots.queue) < most:
         return
-    # What was cancelled is in the queue until a worker comes to it.
+    # What was cancelled stands in the queue until a worker comes to it; so does what the free
+    # slots are for, until their threads have come.
     queued = sum(future.state is PENDING for future in queue_now(slots))
-    if queued >= bound and admitting.get() is not slots:
+    if queued - locked(_count_free, slots) >= most and admitting.get() is not slots:
         exactly(slots.count_refused)
-        raise QueueFull(f"{bound} submissions are queued, and no slot is free")
+        raise QueueFull(f"{most} submissions are queued, and no slot is free")
 
 
 def _refuses(slots: Slots) -> bool:

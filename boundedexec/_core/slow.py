@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from itertools import repeat
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .describing import describe, describe_call
 from .locking import locked
@@ -70,10 +70,10 @@ class _Watched:
             "\n".join(f"  {line}" for line in lines),
         )
 
-    def _log_queued(self, slots: Slots, late: list[Submission[int]]) -> None:
+    def _log_queued(self, slots: Slots, late: list[Submission[Any]]) -> None:
         first = late[0]
         call = describe_call(first.callee(), first)
-        holders = [worker for worker in _workers(slots) if worker.fn is not None]
+        holders = [worker for worker in _workers(slots) if worker.slot and worker.fn is not None]
         words = [describe(worker, None) for worker in holders[:_HOLDERS]]
         if len(holders) > _HOLDERS:
             words.append(f"and {len(holders) - _HOLDERS} more")
@@ -105,8 +105,8 @@ def _workers(slots: Slots) -> list[Worker]:
     return locked(lambda: list(slots.workers))
 
 
-def _queued_before(slots: Slots, before: int) -> list[Submission[int]]:
-    late: list[Submission[int]] = []
+def _queued_before(slots: Slots, before: int) -> list[Submission[Any]]:
+    late: list[Submission[Any]] = []
     for future in queue_now(slots):
         if future.serial >= before:
             break
@@ -120,6 +120,7 @@ class _Watcher:
 
     def __init__(self) -> None:
         self.watched: dict[int, _Watched] = {}
+        self.process = os.getpid()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -155,13 +156,7 @@ _watcher = _Watcher()
 
 def watch(slots: Slots, limit: float) -> None:
     """Have what takes longer than `limit` seconds on `slots` logged."""
-    _watcher.add(slots, limit)
-
-
-def _forget() -> None:
     global _watcher
-    _watcher = _Watcher()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    if _watcher.process != os.getpid():  # In a forked child its thread is not there.
+        _watcher = _Watcher()
+    _watcher.add(slots, limit)

@@ -17,8 +17,8 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .debugging import debugging
-from .locking import guard
-from .recording import IDLE, SILENT, Notes, Recorder, recording
+from .locking import guard, locked
+from .recording import FULL_NOTES, IDLE, SILENT, Notes, Recorder, recording
 from .submission import Owner, Submission, clock
 from .threads import ListedThread, PerThread
 
@@ -171,6 +171,11 @@ class Worker(ListedThread):
         if notes is not None:
             notes += (what, serial, kind)
 
+    def turn_page(self) -> None:
+        """Where the list for its notes is full, go on with another."""
+        if self.notes is not None and len(self.notes) >= FULL_NOTES:
+            locked(self.renew_notes)
+
     def renew_notes(self) -> None:
         """Go on with another list for its notes, if somebody records; under the lock."""
         recorder = self.slots.recorder
@@ -186,11 +191,13 @@ class Worker(ListedThread):
         A look costs a tenth of a short body. So bodies that take no time share one, and
         those that take some have one each.
         """
+        self.turn_page()
         now = clock()
         burst = self.burst
         quick = now - self.since < burst * _QUICK
         self.since = now
-        self.take_steps(min(2 * burst, _LONGEST_BURST) if quick else 1)
+        if not operator.length_hint(self.steps):  # `go_idle` has left one.
+            self.take_steps(min(2 * burst, _LONGEST_BURST) if quick else 1)
 
     def take_steps(self, burst: int) -> None:
         steps = itertools.repeat(self.slots.queue, burst)

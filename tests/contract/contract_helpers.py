@@ -95,6 +95,12 @@ def full(executor: Executor, count: int = 1) -> Generator[Callable[[], None]]:
             future.result(LIMIT)
 
 
+def wake(service: Service) -> None:
+    """Have a thread of `service` run again: without a GIL, what it has made and another thread
+    drops is freed then."""
+    service.submit(int).result(LIMIT)
+
+
 def wait_until(condition: Callable[[], bool], limit: float = LIMIT) -> None:
     """Return when `condition` holds, where nothing signals when it does."""
     end = time.monotonic() + limit

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from contract_helpers import LIMIT, fork_and_say, new_service
+from contract_helpers import LIMIT, MOMENT, fork_and_say, new_service, wake
 
 from boundedexec import Service
 
@@ -67,7 +67,8 @@ def test_failures_are_logged_in_the_child_of_a_fork_beside_a_thread_that_logs_on
     service = new_service(4)
     try:
         service.submit(int, "x")
-        assert entered.wait(LIMIT)
+        while not entered.wait(MOMENT):
+            service.submit(int)  # As in `wake`.
         assert fork_and_say(lambda: failures_logged(new_service(4), 20)) == 20
         assert fork_and_say(lambda: failures_logged(service, 20)) == 20
     finally:
@@ -88,4 +89,5 @@ def test_a_body_that_forks_while_its_failure_is_logged_logs_in_the_child() -> No
     logging.getLogger("boundedexec").addHandler(Forks())
     service.submit(int, "x")
     assert service.block_till_done(LIMIT * 3)
+    wake(service)
     assert said == [3]

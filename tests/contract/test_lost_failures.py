@@ -13,7 +13,17 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
-from contract_helpers import LIMIT, MOMENT, Gate, full, logged, new_service, run_script, wait_until
+from contract_helpers import (
+    LIMIT,
+    MOMENT,
+    Gate,
+    full,
+    logged,
+    new_service,
+    run_script,
+    wait_until,
+    wake,
+)
 
 import boundedexec
 from boundedexec import Coalescer, Service
@@ -380,6 +390,7 @@ def test_a_failure_that_a_thread_of_the_service_drops_is_logged_in_its_bodys_con
     with hearing() as heard:
         copy_context().run(submit)
         assert service.block_till_done(LIMIT)
+        wake(service)
         wait_until(lambda: len(heard) == 1, 2)
     assert heard == ["submitter"]
 
@@ -444,6 +455,7 @@ def test_a_handler_that_submits_or_fails_disturbs_nothing() -> None:
             for _ in range(5):
                 service.submit(fail)
             assert service.block_till_done(LIMIT)
+            wake(service)
             wait_until(lambda: len(seen) >= 5, 2)
     finally:
         logging.getLogger("boundedexec").removeHandler(handler)
