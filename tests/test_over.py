@@ -513,8 +513,8 @@ def test_everything_at_once_is_accounted_for(switching: None, unbounded: bool) -
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         service = Service.over(pool, 0 if unbounded else 5)
         clients = [
-            threading.Thread(target=_client, args=(service, body, futures, chance.random()))
-            for _ in range(4)
+            threading.Thread(target=_client, args=(service, body, futures, chance.random(), n))
+            for n in range(4)
         ]
         for client in clients:
             client.start()
@@ -537,13 +537,10 @@ def test_everything_at_once_is_accounted_for(switching: None, unbounded: bool) -
 
 
 def _client(
-    service: Service, body: Callable[[int], int], futures: list[AnyFuture], seed: float
+    service: Service, body: Callable[[int], int], futures: list[AnyFuture], seed: float, client: int
 ) -> None:
     chance = random.Random(seed)
-    for _ in range(200):
-        futures.append(service.submit(body, next(_numbers)))
+    for number in range(200):
+        futures.append(service.submit(body, 200 * client + number))
         if chance.random() < 0.3:
             futures[chance.randrange(len(futures))].cancel()
-
-
-_numbers = iter(range(1 << 40))

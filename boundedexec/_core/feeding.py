@@ -100,17 +100,25 @@ class Feed(Slots):
             raise
 
     def ends(self) -> bool:
-        """Whether the feeder is to end: asked by itself, before each step."""
-        if not (self.ending and is_idle(self)):
-            return False
-        self.beneath.close(wait=True)
-        with guard.lock:
-            self.absent.append(self._new_feeder())
-        # Absent, so look.
-        return self.inbox.empty() or not self._stays()
+        """Whether the feeder is to end: asked by itself, before each step.
 
-    def _stays(self) -> bool:
-        """Have the feeder be there all the same; False where another was started by now."""
+        Only who is not in `absent` takes steps: that is one feeder, or none.
+        """
+        while self.ending and is_idle(self):
+            self.beneath.close(wait=True)
+            with guard.lock:
+                self.absent.append(self._new_feeder())
+            # Absent, so look.
+            if self.inbox.empty() or not self._returns():
+                return True
+            # Back, so look again: another that was started meanwhile may have taken the step,
+            # and have ended.
+            if not self.inbox.empty():
+                break
+        return False
+
+    def _returns(self) -> bool:
+        """Have the feeder not be absent after all; False where another was started."""
         with guard.lock:
             try:
                 wake = self.absent.pop()
