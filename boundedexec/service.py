@@ -137,31 +137,28 @@ class Service(concurrent.futures.Executor):
     ) -> Service:
         """A service whose bodies `executor` executes: of processes, interpreters, a cluster.
 
-        At most `max_workers` submissions are in its hands at once, in the order of
-        submission. The others wait here, and one thread of this service hands over, so
-        `submit` never blocks, though that of `executor` may.
+        At most `max_workers` submissions are in its hands at once, in order. The others wait
+        here, and one thread of this service hands over, so `submit` never blocks.
 
         Args:
-            executor: an executor, which stays its owner's: `shutdown` leaves it alone. Or a
-                callable that returns one: called here, and on that thread whenever one has
-                refused with `BrokenExecutor`. `shutdown` shuts those down.
-            retries: how often a submission that a broken executor took with it is handed to
-                the next one. Needs a callable: a broken executor has nothing to try with.
+            executor: one that stays yours: `shutdown` leaves it alone. Or a callable that
+                returns one: called here, and again when that one is broken; `shutdown`
+                shuts those down.
+            retries: how often a submission that was running or queued in an executor when
+                it broke is handed to the next one. Needs a callable.
 
         The rest is as for the class. What differs:
 
         * The callable itself is handed over, so it is pickled where `executor` does that,
-          and contexts stay behind. A body runs from when it is handed over.
-        * No body holds a slot on a thread of ours: none lends, `yield_slot` raises
-          `RuntimeError`, and a body that waits for its own service may hang.
-        * `cancel` also reaches what `executor` has and can still cancel, but for what is being
-          handed over at that moment.
-        * What fails beneath is the exception of the submissions that it hit.
+          and contexts stay behind. A body counts as running from then on.
+        * No body lends, `yield_slot` raises `RuntimeError`, and a body that waits for its own
+          service may hang: give bodies that wait a service of their own.
+        * `cancel` also cancels what `executor` has and can still cancel.
+        * What `executor` raises, or loses, fails the submissions that it had.
         * Done-callbacks execute on the thread that hands over: keep them short. Waiting there
           for this service raises `DeadlockError`.
 
-        Raises `TypeError` or `ValueError` for arguments that are none of these, and what the
-        callable raises.
+        Raises `TypeError` or `ValueError` for other arguments, and what the callable raises.
         """
         from .over import Over  # noqa: PLC0415  # Loaded where it is asked for.
 
@@ -199,9 +196,8 @@ class Service(concurrent.futures.Executor):
     ) -> concurrent.futures.Future[T]:
         """Queue `fn(*args, **kwargs)` and return its future at once.
 
-        Never blocks; from anywhere: a body, a callback, a signal handler, a `__del__`.
-        Raises `TypeError` if `fn` is not callable, `QueueFull`, `RuntimeError` after shutdown
-        and where no thread can be started though nothing runs.
+        Never blocks; from anywhere: a body, a callback, a signal handler, a `__del__`. Raises
+        `TypeError`, `QueueFull`, `RuntimeError` after shutdown and where no thread can start.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
@@ -212,8 +208,7 @@ class Service(concurrent.futures.Executor):
         future.state = PENDING
         future.failure = None
         future.owner = slots
-        future.args = args
-        future.kwargs = kwargs or None
+        future.args, future.kwargs = args, kwargs or None
         future.context = (copy_context() or None) if slots.propagate else None
         future.serial = clock()
         future.fn = fn

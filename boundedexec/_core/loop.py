@@ -336,9 +336,7 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         worker.fn, future.args, future.kwargs, future.context = late.start()
         fn = worker.fn
     args: Any = future.args
-    run = worker.call
-    if future.context is not None or worker.presets:
-        run = _prepared(worker, future.context)
+    run = _prepared(worker, future.context) if future.context or worker.presets else worker.call
     try:
         if future.kwargs is None:
             future.value = run(fn, *args) if args else run(fn)
@@ -355,15 +353,13 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         future.state = FINISHED
     else:
         end(worker, future, run, late)
-    if future.kwargs is not None:
-        future.kwargs = None
+    future.kwargs = None
     if future.context is not None:
         future.context = None
     elif worker.blank:
         worker.renew_context()
     worker.future = worker.fn = None
-    # Tracebacks lead here through `f_back`: no way from here to the future.
-    del future, fn, run, late
+    del future, fn, run, late  # Tracebacks lead here, by `f_back`.
 
 
 def _failure(

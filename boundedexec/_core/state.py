@@ -9,7 +9,6 @@ from __future__ import annotations
 import _thread
 import itertools
 import operator
-import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -86,9 +85,8 @@ class Worker(ListedThread):
         #: Released by `wake`, once for each time it is taken out of `free` or `spare`.
         self.gate = _thread.allocate_lock()
         self.gate.acquire()
-        idle_timeout = slots.settings.idle_timeout
         #: How many seconds it stays idle, as `acquire` takes them.
-        self.patience = -1 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
+        self.patience = -1 if slots.settings.idle_timeout is None else slots.settings.idle_timeout
         #: [lock] Whether it holds a slot.
         #: True also while it stands in `free`: the thread that wakes it there gives it the slot.
         self.slot = False

@@ -54,6 +54,19 @@ def test_a_submit_that_finds_the_queue_full_raises_and_nothing_was_accepted(limi
         check_slots(service, 1)
 
 
+@pytest.mark.parametrize(("bound", "limit"), [(1, 0), (2, 1), (8, 100)])
+def test_a_burst_into_a_fresh_service_finds_the_queue_full(bound: int, limit: int) -> None:
+    for _ in range(20):
+        service, gate = new_service(bound, max_queued=limit), Gate()
+        accepted = [service.submit(gate) for _ in range(bound + limit)]
+        with pytest.raises(queue_full()):
+            service.submit(gate)
+        gate.open()
+        for future in accepted:
+            future.result(LIMIT)
+        service.shutdown()
+
+
 def test_room_in_the_queue_is_room_again() -> None:
     service = new_service(1, max_queued=1)
     for _ in range(20):
