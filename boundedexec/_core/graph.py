@@ -265,7 +265,7 @@ def _leads(
 
 
 def is_full(slots: Slots) -> bool:
-    """Whether what is queued for `slots` starts only after a body that holds one."""
+    """Whether what is queued for `slots` starts only after a body that holds a slot ends."""
     return not (slots.free or slots.lends or slots.opened < slots.bound)
 
 

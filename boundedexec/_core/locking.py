@@ -85,8 +85,8 @@ def locked(step: Callable[..., T], *args: Any) -> T:
 
 
 def exactly(step: Callable[..., object], *args: Any) -> None:
-    """Take a step that is one run (README.md, "What it stands on"), and no other thread may
-    come into: as it is with a GIL, under the lock of the slow path without."""
+    """Take a step that no other thread may interrupt, and that is one run (README.md, "What it
+    stands on"): as it is with a GIL, under the lock of the slow path without."""
     if HAS_GIL:
         step(*args)
     else:

@@ -1,6 +1,6 @@
 """Slots: how one is opened, freed, granted to a body that resumes, and closed.
 
-All of it is under `guard.lock`, beside submitters and idle workers that take none: they
+All that moves a slot is under `guard.lock`, beside submitters and idle workers that take none: they
 take entries out of `free`, and put entries in. So what is put in is looked after (`look`).
 """
 

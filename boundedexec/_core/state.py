@@ -1,6 +1,8 @@
-"""The records: a worker, a lend, and the slots of one service. What moves them is above.
+"""The records: a worker, a lend, and the slots of one service. `slots`, `lending`, `loop` and
+`pool` move them.
 
-Fields marked [lock] change under `guard.lock` alone. Of the others, each says who writes.
+Fields marked [lock] change under `guard.lock` alone, counts in single steps with a GIL. Of the
+others, each says who writes.
 The protocol, with the orders that make it right, is in README.md, beside this file.
 """
 
@@ -77,7 +79,7 @@ class Worker(ListedThread):
     def __init__(self, slots: Slots, name: str) -> None:
         super().__init__(name, slots.settings.daemon)
         self.slots = slots
-        #: Whether the thread has been started. False: `wake` starts it.
+        #: Whether its thread runs. False: `wake` starts it.
         self.begun = False
         start = self.starter(slots.settings.daemon)
         self.wake = Wake(start, itertools.repeat(_thread))
@@ -348,8 +350,8 @@ class Slots(Owner):
         self.frees: Iterator[Wake] = map(_last, itertools.repeat(self.free))
 
     def _empty_workers(self) -> None:
-        #: [lock] Bodies that want a slot back, in order; they go before the queue. Not empty
-        #: only while `free` is, or while somebody is about to give them what is there.
+        #: [lock] Bodies that want a slot back, in order; they go before the queue. Non-empty
+        #: only while `free` is empty, or while somebody is about to give them what is there.
         self.resuming: OrderedDict[Worker, None] = OrderedDict()
         #: [lock] Slots that bodies have lent, until a worker has fetched them.
         self.lends: deque[Lend] = deque()

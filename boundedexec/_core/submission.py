@@ -190,12 +190,12 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         finally:
             if held:
                 watch.lock.release()
-        # At last, for what comes now keeps the threads that it wakes from the interpreter.
+        # Last, for each step between this and its own sleep keeps them from the interpreter.
         for bell in watch.bells.copy():  # explore: close-rings
             try:
                 bell.release()
             except RuntimeError:
-                pass  # This was interrupted, and is repeated.
+                pass  # Rung already: this is a repetition.
 
     def _notify(self, unnotified: list[Any]) -> None:
         """Notify the waiters, once. Where this was interrupted it is called again, and a
@@ -260,8 +260,8 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         return getattr(self, "fn", None)
 
     def submitter(self) -> Any:
-        """The ident of the thread that submitted it, where that was recorded, else None; of one
-        that has not begun."""
+        """The ident of the thread that submitted it, where that was recorded, else None. Before
+        it has begun."""
         return getattr(self, "value", None)
 
     def forget(self) -> None:
@@ -367,7 +367,7 @@ def install(future: AnyFuture, waiter: object) -> None:
         return
     made = Watch()
     made.waiters.append(waiter)
-    # Under its lock, in which `_close` copies the waiters and makes the state final: one that
+    # Under its lock, in which `close` copies the waiters and makes the state final: one that
     # was added in between would be in neither.
     watch = future.watched(made)
     if watch is not made:
