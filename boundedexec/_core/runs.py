@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from .future import Future
 from .graph import ring_waiters
-from .locking import HAS_GIL, exactly, headroom, holding
+from .locking import HAS_GIL, headroom, holding, locked
 from .reporting import Failure
 from .slots import look
 from .state import Slots
@@ -139,11 +139,16 @@ class Run(Future[Any]):
         if runs is None or self.done():
             return self.cancelled()
         try:
-            if not runs.cancel(self):
+            claimed = runs.cancel(self)
+            if claimed is None:
                 if not self.shared and inner is not None:
                     return bool(inner.cancel())  # Another executor has it, and may not have begun.
                 return self.cancelled() or (not self.shared and self.recall())
             self._conclude_cancelled(runs)
+            call, queued = claimed
+            if not HAS_GIL:  # Not under the lock of `runs`: a `__del__` may take that under this.
+                locked(self.owner.count_cancelled, queued)
+            self.owner.recorder.cancelled(self, call[0])
             if inner is not None:
                 inner.cancel()
         except BaseException:
@@ -253,24 +258,27 @@ class Runs:
         return call
 
     @_alone
-    def cancel(self, run: Run) -> bool:
-        """Claim a run that has not begun, and have it follow no other."""
+    def cancel(self, run: Run) -> tuple[Call, bool] | None:
+        """Claim a run that has not begun, and have it follow no other: what it would have
+        called, and whether it stands in a service's queue. None where it cannot be cancelled."""
         before = run.predecessor if isinstance(run.predecessor, Run) else None
         call = run.call
+        queued = isinstance(self.owner, Slots) and before is None
         # Nothing is called from here on.
         if run.shared or call is None:
-            return False
+            return None
         try:
             del run.fn  # explore: run-cancel-claims
             run.state = CANCELLING
             run.runs = run.call = None
             if before is not None and before.successor is run:
                 before.successor = None
+            if HAS_GIL:
+                self.owner.cancelled += 1
+                self.owner.dead += queued
         except AttributeError:
-            return False
-        exactly(self.owner.count_cancelled, isinstance(self.owner, Slots) and before is None)
-        self.owner.recorder.cancelled(run, call[0])
-        return True
+            return None
+        return call, queued
 
     @_alone
     def leave(self, run: Run) -> None:
