@@ -110,9 +110,11 @@ def check_accepts(slots: Slots) -> None:
     if most is None or len(slots.queue) < most:
         return
     # What was cancelled stands in the queue until a worker comes to it; so does what the free
-    # slots are for, until their threads have come.
-    queued = sum(future.state is PENDING for future in queue_now(slots))
-    if queued - locked(_count_free, slots) >= most and admitting.get() is not slots:
+    # slots are for, until their threads have come. Again, where one came in between.
+    queued, free = 0, -1
+    while free != (free := locked(_count_free, slots)):
+        queued = sum(future.state is PENDING for future in queue_now(slots))
+    if queued - free >= most and admitting.get() is not slots:
         exactly(slots.count_refused)
         raise QueueFull(f"{most} submissions are queued, and no slot is free")
 
