@@ -198,6 +198,32 @@ def test_what_an_executor_refuses_is_the_failure_of_that_submission() -> None:
         assert service.stats().failed == 15
 
 
+def test_a_cancel_that_raises_there_leaves_the_failure_of_the_body_what_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Obstinate(AnyFuture):
+        def cancel(self) -> bool:
+            raise Boom("no connection")
+
+    class Distant(Manual):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AnyFuture:
+            self.handed.append((Obstinate(), fn, args, kwargs))
+            return self.handed[-1][0]
+
+    executor = Distant()
+    with Service.over(executor, 2) as service:
+        with pytest.raises(ExceptionGroup) as raised, TaskGroup(service) as group:
+            group.submit(divmod, 1, 0)
+            second, third = group.submit(int), group.submit(int)
+            wait_until(lambda: len(executor.handed) == 2)
+            assert not second.cancel()
+            executor.run()
+        assert [type(error) for error in raised.value.exceptions] == [ZeroDivisionError]
+        assert third.cancelled() and second.result(0) == 0
+        assert "no connection" in caplog.text
+        every_slot_can_be_used(service, executor, 2)
+
+
 def test_an_executor_that_is_shut_down_fails_what_is_handed_to_it() -> None:
     pool = concurrent.futures.ThreadPoolExecutor(1)
     gate, begun = threading.Event(), threading.Event()
