@@ -322,18 +322,15 @@ def test_no_thread_is_there_before_the_first_submission(manual: Manual) -> None:
         assert not [t for t in threading.enumerate() if t.name.startswith("none yet")]
 
 
-@pytest.mark.parametrize("new_executor", [Inline, concurrent.futures.ThreadPoolExecutor])
-def test_nothing_is_kept_of_what_is_over(
-    no_collector: None, new_executor: Callable[[], concurrent.futures.Executor]
-) -> None:
+def test_nothing_is_kept_of_what_is_over(no_collector: None) -> None:
     blocking, release = threading.Event(), threading.Event()
 
     def block() -> None:
         blocking.set()
         assert release.wait(LIMIT)
 
-    executor = Passing(new_executor())
-    with executor, Service.over(executor, 1) as service:
+    executor = Passing(Inline())
+    with Service.over(executor, 1) as service:
         fn, argument, named = Thing(), Thing(), Thing()
         future = service.submit(fn, argument, named=named)
         result = future.result(LIMIT)
@@ -345,6 +342,18 @@ def test_nothing_is_kept_of_what_is_over(
         assert blocking.wait(LIMIT)  # The feeder is in the executor, and has nothing else.
         wait_until(lambda: all_gone(kept))
         release.set()
+
+
+def test_nothing_is_kept_of_what_the_executor_had_for_a_while(
+    manual: Manual, over: Service, no_collector: None
+) -> None:
+    future = over.submit(Thing)
+    over.submit(int)
+    in_hand(manual, 2)  # So the first has been handed over, callback included.
+    manual.run()
+    kept = [weakref.ref(each) for each in (future, future.result(LIMIT))]
+    del future
+    wait_until(lambda: all_gone(kept))
 
 
 # Beside the rest of the package
@@ -494,8 +503,9 @@ def test_a_callback_may_wait_in_line_for_another_service(manual: Manual, over: S
 
     def call_back(_: AnyFuture) -> None:
         with Service(2) as other, TaskGroup(other, limit=1) as group:
-            futures = [group.submit(time.sleep, 0.001), *[group.submit(int, n) for n in range(3)]]
-            results.extend(future.result() for future in futures[1:])
+            group.submit(time.sleep, 0.001)
+            futures = [group.submit(int, n) for n in range(3)]
+            results.extend(future.result() for future in futures)
 
     over.submit(int).add_done_callback(call_back)
     finish(manual, over)
