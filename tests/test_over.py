@@ -307,7 +307,7 @@ def test_shutdown_ends_though_several_find_it_at_its_end(switching: None) -> Non
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
             self.service.shutdown(wait=False)  # So the feeder has something to look at.
 
-    for _ in range(300):
+    for _ in range(200):
         executor = Asking()
         service = executor.service = Service.over(lambda: executor, 2, daemon=True)  # noqa: B023
         service.submit(int)
