@@ -97,6 +97,7 @@ def test_processes_execute_and_their_failures_come_back() -> None:
                 group.submit(pow, n, 2)
         assert group.results() == [0, 1, 4, 9, 16]
         assert service.submit(pow, 2, 3).result(LIMIT) == 8
+        assert service.block_till_done(LIMIT)
         now = service.stats()
         assert (now.failed, now.running, now.queued) == (2, 0, 0)
 
