@@ -26,13 +26,23 @@ from helpers import (
     Passing,
     Thing,
     all_gone,
+    ended,
     fail,
     new_seed,
     run_script,
     wait_until,
 )
 
-from boundedexec import Coalescer, DeadlockError, QueueFull, Service, TaskGroup, Trace, as_completed
+from boundedexec import (
+    Coalescer,
+    DeadlockError,
+    QueueFull,
+    Service,
+    TaskGroup,
+    Trace,
+    as_completed,
+    wait,
+)
 
 AnyFuture = Future[Any]
 
@@ -290,6 +300,23 @@ def test_a_service_that_is_dropped_finishes_what_it_accepted() -> None:
         wait_until(lambda: not [t for t in threading.enumerate() if t.name == "dropped_feeder"])
 
 
+def test_shutdown_ends_though_several_find_it_at_its_end(switching: None) -> None:
+    class Asking(Inline):
+        service: Service
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            self.service.shutdown(wait=False)  # So the feeder has something to look at.
+
+    for _ in range(200):
+        executor = Asking()
+        service = executor.service = Service.over(lambda: executor, 2, daemon=True)  # noqa: B023
+        service.submit(int)
+        clients = [threading.Thread(target=service.shutdown, daemon=True) for _ in range(4)]
+        for client in clients:
+            client.start()
+        assert all(map(ended, clients))
+
+
 def test_no_thread_is_there_before_the_first_submission(manual: Manual) -> None:
     with Service.over(manual, 2, "none yet"):
         assert not [t for t in threading.enumerate() if t.name.startswith("none yet")]
@@ -315,6 +342,18 @@ def test_nothing_is_kept_of_what_is_over(no_collector: None) -> None:
         assert blocking.wait(LIMIT)  # The feeder is in the executor, and has nothing else.
         wait_until(lambda: all_gone(kept))
         release.set()
+
+
+def test_nothing_is_kept_of_what_the_executor_had_for_a_while(
+    manual: Manual, over: Service, no_collector: None
+) -> None:
+    future = over.submit(Thing)
+    over.submit(int)
+    in_hand(manual, 2)  # So the first has been handed over, callback included.
+    manual.run()
+    kept = [weakref.ref(each) for each in (future, future.result(LIMIT))]
+    del future
+    wait_until(lambda: all_gone(kept))
 
 
 # Beside the rest of the package
@@ -437,19 +476,47 @@ def test_a_callback_that_waits_for_its_own_service_raises(manual: Manual, over: 
         except BaseException as error:
             raised.append(error)
 
-    def call_back(_: AnyFuture) -> None:
+    def wait_in_line() -> None:
+        with TaskGroup(over, limit=1) as group:
+            group.submit(int)
+            collect(group.submit(int).result)
+
+    def call_back(done: AnyFuture) -> None:
         collect(over.submit(int).result)
         collect(over.block_till_done)
         collect(over.shutdown)
         collect(lambda: list(as_completed([over.submit(int)])))
         collect(lambda: list(as_completed([over.submit(int)], 0.001)))
-        collect(Service(1).submit(int).result)
+        collect(wait_in_line)
+        collect(lambda: wait([done, Service(1).submit(int)]))
 
     over.submit(int).add_done_callback(call_back)
     finish(manual, over)
     assert [type(error) for error in raised] == [
-        DeadlockError, RuntimeError, RuntimeError, DeadlockError, TimeoutError,
+        DeadlockError, RuntimeError, RuntimeError, DeadlockError, TimeoutError, DeadlockError,
+        DeadlockError,
     ]  # fmt: skip
+
+
+def test_a_callback_may_wait_in_line_for_another_service(manual: Manual, over: Service) -> None:
+    results: list[int] = []
+
+    def call_back(_: AnyFuture) -> None:
+        with Service(2) as other, TaskGroup(other, limit=1) as group:
+            group.submit(time.sleep, 0.001)
+            futures = [group.submit(int, n) for n in range(3)]
+            results.extend(future.result() for future in futures)
+
+    over.submit(int).add_done_callback(call_back)
+    finish(manual, over)
+    assert results == [0, 1, 2]
+
+
+def test_a_body_that_the_executors_submit_calls_may_not_wait_for_its_own_service() -> None:
+    with Service.over(Inline(), 2) as service:
+        future = service.submit(lambda: service.submit(int).result())
+        with pytest.raises(DeadlockError, match="what the executor calls in its submit"):
+            future.result(LIMIT)
 
 
 def test_a_run_in_executor_is_cancelled_with_its_task(manual: Manual, over: Service) -> None:

@@ -26,6 +26,7 @@ from helpers import (
     Oops,
     Passing,
     Starts,
+    fail,
     forking,
     in_child,
     run_script,
@@ -96,6 +97,7 @@ def test_processes_execute_and_their_failures_come_back() -> None:
                 group.submit(pow, n, 2)
         assert group.results() == [0, 1, 4, 9, 16]
         assert service.submit(pow, 2, 3).result(LIMIT) == 8
+        assert service.block_till_done(LIMIT)
         now = service.stats()
         assert (now.failed, now.running, now.queued) == (2, 0, 0)
 
@@ -196,6 +198,33 @@ def test_what_an_executor_refuses_is_the_failure_of_that_submission() -> None:
         executor.refusal = None
         every_slot_can_be_used(service, executor, 2)
         assert service.stats().failed == 15
+
+
+def test_a_cancel_that_raises_there_leaves_the_failure_of_the_body_what_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Obstinate(AnyFuture):
+        def cancel(self) -> bool:
+            raise OSError("no connection")
+
+    class Distant(Manual):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AnyFuture:
+            self.handed.append((Obstinate(), fn, args, kwargs))
+            return self.handed[-1][0]
+
+    executor = Distant()
+    futures: list[AnyFuture] = []
+    with Service.over(executor, 2) as service:
+        with pytest.raises(ExceptionGroup) as raised, TaskGroup(service) as group:
+            group.submit(fail, Boom())
+            futures += [group.submit(int), group.submit(int)]
+            wait_until(lambda: len(executor.handed) == 2)
+            assert not futures[0].cancel()
+            executor.run()
+        assert [type(error) for error in raised.value.exceptions] == [Boom]
+        assert futures[0].result(0) == 0 and futures[1].cancelled()
+        assert "no connection" in caplog.text
+        every_slot_can_be_used(service, executor, 2)
 
 
 def test_an_executor_that_is_shut_down_fails_what_is_handed_to_it() -> None:

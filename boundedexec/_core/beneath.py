@@ -54,8 +54,10 @@ class Beneath:
         """Whether it accepts nothing any more: a body may have raised `BrokenExecutor`."""
         if executor is None or executor is not self.executor:
             return True  # It was replaced.
+        # It cannot be asked, but a broken one accepts nothing. (To hand over the submission
+        # itself would execute a body again that has raised that.)
         try:
-            executor.submit(int)
+            executor.submit(int).cancel()
         except BrokenExecutor:
             return True
         except Exception:

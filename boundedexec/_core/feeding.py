@@ -19,15 +19,17 @@ import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
 from .beneath import Beneath
 from .blocking import DeadlockError
-from .graph import Node
+from .graph import Line, Node
 from .locking import exactly, guard
 from .loop import LateCall, be_free, consume_signal, end, failure_of, note_start, pass_over
 from .outstanding import check_idle, is_idle
+from .reporting import report
 from .runs import Run
 from .slots import keep
 from .state import Settings, Slots, Wake, Worker, current_worker
@@ -139,13 +141,26 @@ class Feeder(Worker):
     def may_wait(self, node: Node) -> None:
         if node.over():
             return
-        own = [getattr(future, "owner", None) is self.slots for future in node.pending]
+        own = map(self._must_hand_over, node.pending)
         if all(own) if node.any else any(own):
             exactly(self.slots.count_circle)
             raise DeadlockError(
-                "this wait could never end: a done-callback waits for its own service, which is"
-                " over another executor and calls back on the thread that hands over"
+                "this wait could never end: it is for a service over another executor, on the"
+                " thread that hands over for it, by a done-callback or by what the executor calls"
+                " in its submit"
             )
+
+    def _must_hand_over(self, future: Any) -> bool:
+        """Whether `future` ends only once this thread goes on."""
+        while future is not None:
+            if isinstance(future, Line):
+                return not future.over() and all(map(self._must_hand_over, list(future.pending)))
+            if future.done():
+                break
+            if getattr(future, "owner", None) is self.slots:
+                return True
+            future = getattr(future, "predecessor", None)
+        return False
 
 
 def _work(feeder: Worker) -> None:
@@ -185,38 +200,6 @@ def _report(exception: BaseException) -> None:
     threading.excepthook(threading.ExceptHookArgs(info))
 
 
-class Handed:
-    """A submission in the hands of the executor."""
-
-    __slots__ = ("place", "future", "executor", "inner")
-
-    def __init__(
-        self, place: Place, future: Submission[Any], executor: Executor, inner: AnyFuture
-    ) -> None:
-        self.place = place
-        self.future = future
-        self.executor = executor
-        self.inner = inner
-
-    def say_over(self, _: object) -> None:
-        """The executor is done with it: called on any thread, more than once."""
-        self.place.slots.inbox.put(self._over)
-
-    def _over(self) -> None:
-        self.place.safely(self.place.take_back, self)
-
-    def recall(self) -> bool:
-        """Cancel it, if the executor has not started it."""
-        inner = self.inner
-        try:
-            inner.cancel()
-        finally:
-            if inner.cancelled():
-                self.say_over(inner)  # A Ctrl-C may have kept `inner` from that.
-                _become_cancelled(self.future)
-        return inner.cancelled()
-
-
 def _become_cancelled(future: Submission[Any]) -> None:
     """By whoever sees it first: the one who cancels, or the feeder. Repeatable."""
     exactly(_turn_cancelled, future)
@@ -243,7 +226,9 @@ class Place(Worker):
         self.tries = 0
         #: Whether it stands in `free` or `spare`, or was taken out and not yet fed.
         self.idle = True
-        self._handed: Handed | None = None
+        #: What the executor returned for what it has in hand, and which executor that was.
+        self._inner: AnyFuture | None = None
+        self._executor: Executor | None = None
         #: What it holds, where that said at its start what is to be called.
         self._late: LateCall | None = None
 
@@ -319,28 +304,29 @@ class Place(Worker):
     def _is_handed_over(self) -> bool:
         """Have the executor accept what it has claimed; where that fails, so does this."""
         try:
-            executor, inner = self._submit()
+            inner = self._submit()
         except BaseException as error:
             self._end(None, error)
             return False
         assert self.future is not None
-        handed = self._handed = Handed(self, self.future, executor, inner)
-        self.future.recalls = handed.recall
-        inner.add_done_callback(handed.say_over)
+        self._inner = inner
+        self.future.recalls = partial(self._recall, self.future, inner)
+        # Nothing that refers to `inner`: the stdlib's futures keep their callbacks for ever.
+        inner.add_done_callback(self._say_over)
         return True
 
-    def _submit(self) -> tuple[Executor, AnyFuture]:
+    def _submit(self) -> AnyFuture:
         # No local variable is the future, for a traceback may hold this frame.
         beneath = self.slots.beneath
-        executor: Executor | None = None
+        self._executor = None
         try:
-            executor = beneath.current()
-            return executor, self._call(executor)
+            self._executor = beneath.current()
+            return self._call(self._executor)
         except BrokenExecutor:
-            if not beneath.replaces(executor):
+            if not beneath.replaces(self._executor):
                 raise
-        executor = beneath.current()
-        return executor, self._call(executor)
+        self._executor = beneath.current()
+        return self._call(self._executor)
 
     def _call(self, executor: Executor) -> AnyFuture:
         fn: Any = self.fn
@@ -350,16 +336,32 @@ class Place(Worker):
         finally:
             del fn, future
 
-    def take_back(self, handed: Handed) -> None:
+    def _say_over(self, inner: AnyFuture) -> None:
+        """The executor is done with it: called on any thread, more than once."""
+        self.slots.inbox.put(partial(self.safely, self._take_back, inner))
+
+    def _recall(self, future: Submission[Any], inner: AnyFuture) -> bool:
+        """Cancel it, if the executor has not started it."""
+        try:
+            inner.cancel()
+        except Exception as error:
+            # Not to the caller: that is perhaps a body that fails, which cancels its group.
+            report("exception cancelling %r in another executor", future, exception=error)
+        finally:
+            if inner.cancelled():
+                self._say_over(inner)  # A Ctrl-C may have kept `inner` from that.
+                _become_cancelled(future)
+        return inner.cancelled()
+
+    def _take_back(self, inner: AnyFuture) -> None:
         """The executor is done with it: finish it, or hand it over again; then go on."""
-        if self._handed is not handed:
+        if self._inner is not inner:
             return  # It was said before.
-        inner = handed.inner
         if inner.cancelled():
-            self._pass_on_cancelled(handed.future)
+            self._pass_on_cancelled()
         elif (error := inner.exception()) is None:
             self._end(inner.result(), None)
-        elif self._retries(handed.executor, error):
+        elif self._retries(error):
             self.tries += 1
             if self._is_handed_over():
                 return
@@ -368,15 +370,16 @@ class Place(Worker):
         # Not here: the executor may block, and this frame keeps what is over.
         self.slots.inbox.put(self._feed_safely)
 
-    def _retries(self, executor: Executor, error: BaseException) -> bool:
+    def _retries(self, error: BaseException) -> bool:
         beneath = self.slots.beneath
         return (
             self.tries < beneath.retries
             and isinstance(error, BrokenExecutor)
-            and beneath.is_broken(executor)
+            and beneath.is_broken(self._executor)
         )
 
-    def _pass_on_cancelled(self, future: Submission[Any]) -> None:
+    def _pass_on_cancelled(self) -> None:
+        future: Any = self.future
         _become_cancelled(future)
         if self._late is not None:
             self._late.go_on()
@@ -388,7 +391,7 @@ class Place(Worker):
     def _count_cancelled(self) -> None:
         self.passed += 1
         self.slots.cancelled += 1
-        self.future = self.fn = None
+        self.future = self.fn = self._inner = None
 
     def _end(self, value: Any, error: BaseException | None) -> None:
         """Finish it with this outcome."""
@@ -411,7 +414,7 @@ class Place(Worker):
         """Keep nothing of what is over."""
         future.forget()
         future.recalls = None
-        self.future = self.fn = self._handed = self._late = None
+        self.future = self.fn = self._inner = self._executor = self._late = None
 
     def _lose(self, exception: BaseException) -> None:
         """Something came from outside in the middle of a step: as `loop` does, when a worker
