@@ -90,7 +90,7 @@ def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
 
 def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> None:
     with guard.lock:
-        graph.leave(node)
+        graph.leave(node, body)
         late = deadline is not None and not node.over()
         # What it waits for had to be lent a slot, or has none yet.
         if late and (body.lend is not None or any(map(is_queued, node.pending))):
@@ -117,26 +117,26 @@ def resume(body: Worker, deadline: float | None = None) -> None:
     """
     slots = body.slots
     node = _WaitForSlot()
-    with guard.lock:
-        if body.slot:
-            return  # What it had lent came back in this moment.  # explore: resume-came-back
-        if body.lend is None:
-            deadline = None
-        slots.resuming[body] = None
-        graph.enter(node, body)
-        # After it stands there: who frees a slot from now on sees it.
-        hand_out(slots)  # explore: resume-looks
-        try:
-            lend_for(node)
-        except RuntimeError:
-            pass  # No thread for what it could lend; it goes on waiting.
-        slots.recorder.resumes(body)
     try:
+        with guard.lock:
+            if body.slot:
+                return  # What it had lent came back in this moment.  # explore: resume-came-back
+            if body.lend is None:
+                deadline = None
+            slots.resuming[body] = None
+            graph.enter(node, body)
+            # After it stands there: who frees a slot from now on sees it.
+            hand_out(slots)  # explore: resume-looks
+            try:
+                lend_for(node)
+            except RuntimeError:
+                pass  # No thread for what it could lend; it goes on waiting.
+            slots.recorder.resumes(body)
         while not body.slot and node.lock.acquire(True, seconds_left(deadline)):
             pass
     finally:
         with guard.lock:
-            graph.leave(node)
+            graph.leave(node, body)
             slots.resuming.pop(body, None)
 
 

@@ -100,9 +100,10 @@ class Graph:
         node.worker, node.outer, node.changed = worker, worker.node, True
         worker.node = self.waiting[worker.future] = node
 
-    def leave(self, node: Node) -> None:
-        """Harmless when repeated."""
-        worker = node.worker
+    def leave(self, node: Node, worker: Worker) -> None:
+        """Harmless when it has left already, or has not entered."""
+        if worker.node is not node:
+            return
         worker.moved = clock()
         worker.node = node.outer
         if node.outer is None:

@@ -63,7 +63,7 @@ def lend_for(node: Node) -> list[Node]:
         return []
     if node not in reach.can_end:
         # Under the same lock: of several that close a circle, the others need not raise.
-        graph.leave(node)
+        graph.leave(node, worker)
         return _circle(node, reach)  # explore: circle-raises
     full = any(map(is_full, reach.targets.values()))
     if not _lend_to_each(node, reach.targets) and full:

@@ -23,6 +23,8 @@ from contract_helpers import (
 
 import boundedexec
 from boundedexec import Coalescer, Service
+from boundedexec._core.recording import SILENT, Recorder
+from boundedexec.service import slots_of
 
 
 class Abort(BaseException):
@@ -177,6 +179,26 @@ def test_a_body_that_is_aborted_while_it_resumes_fails_and_its_slot_is_free() ->
         service.yield_slot(gate.wait_entered)
 
     check_aborted(service, gate, inside)
+
+
+def test_a_body_that_is_aborted_when_it_has_asked_for_its_slot_stands_in_no_line() -> None:
+    service, gate = new_service(1), Gate()
+
+    class Aborting(Recorder):
+        def resumes(self, worker: Any) -> None:
+            raise Abort
+
+    def body() -> None:
+        holder.append(service.submit(gate))
+        service.yield_slot(gate.wait_entered)
+
+    holder: list[Future[Any]] = []
+    slots_of(service).recorder = Aborting()
+    assert isinstance(service.submit(body).exception(LIMIT), Abort)
+    slots_of(service).recorder = SILENT
+    gate.open()
+    holder[0].result(LIMIT)
+    check_slots(service, 1)
 
 
 def test_a_body_that_is_aborted_while_its_slot_is_still_lent_fails() -> None:
