@@ -135,7 +135,8 @@ class TaskGroup:
             future = self._limiter.make(fn, args, kwargs, self._note_failure)
             try:
                 self._futures.append(future)
-                self._look_again(future)
+                if self._closed is not None:
+                    self._look_again(future)
                 self._limiter.put(future)
             except BaseException:
                 future.cancel()  # Nobody has it.

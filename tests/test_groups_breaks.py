@@ -165,8 +165,8 @@ def test_the_end_waits_for_what_runs_though_a_ctrl_c_struck_its_submit(
         assert ran.is_set()
 
 
-def test_where_submit_raises_as_one_is_handed_over_the_others_go_on() -> None:
-    """Also what ends no thread of an executor: callbacks are called, the next is handed over."""
+def test_callbacks_are_called_where_submit_raises_as_one_is_handed_over() -> None:
+    """Also what ends no thread of an executor: callbacks are called."""
     manual = Manual()
     executor = Passing(manual)
     called: list[Future[Any]] = []
@@ -175,16 +175,15 @@ def test_where_submit_raises_as_one_is_handed_over_the_others_go_on() -> None:
         raise SystemExit
 
     with pytest.raises(SystemExit), TaskGroup(executor, limit=1) as group:
-        members = [group.submit(int) for _ in range(3)]
+        members = [group.submit(int) for _ in range(2)]
         for member in members:
             member.add_done_callback(called.append)
         executor.before = refuse
         first = manual.handed.popleft()[0]
         with pytest.raises(SystemExit):
             first.set_result(0)
-        assert called[:2] == members[:2] or called[:2] == members[1::-1]
+        assert sorted(map(id, called)) == sorted(map(id, members))
         assert isinstance(members[1].exception(), SystemExit)
-        assert members[2].cancelled()  # As that is a failure.
 
 
 def test_what_is_refused_is_not_kept() -> None:
