@@ -7,6 +7,7 @@ thread looks through looks itself afterwards.
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from ._core.state import current_body
 from ._core.submission import NoteFailure
 from ._core.waits import wait
 from .checking import check_executor, check_timeout, checked_integer
-from .limiting import Limiter
+from .limiting import Limiter, cancel_quietly
 from .service import Service, slots_of, submits_plainly
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ class TaskGroup:
     Args:
         executor: any `concurrent.futures.Executor`. Several groups may share one.
         limit: so many of the group's submissions are with the executor at most; the others
-            wait here, in order, and fail with what the executor's `submit` raises. Where on a
-            `Service` all that are there wait for others in line, one of these goes past it.
+            wait here, in order, and fail with what the executor's `submit` raises (a Ctrl-C
+            in it included, whatever becomes of the call). Where on a `Service` all that are
+            there wait for others in line, one of these goes past it. Where `submit` itself
+            executes, what a body submits comes after that body, which must not wait for it.
         timeout: seconds for the block as a whole. Then the group is cancelled, and the end
             raises `TimeoutError`, beside failures, without waiting for what runs.
 
@@ -81,13 +84,9 @@ class TaskGroup:
         check_executor("a TaskGroup", executor)
         check_timeout(timeout)
         self._executor = executor
-        self._limiter: Limiter | None = None
-        if limit is not None:
-            self._limiter = Limiter(executor, checked_integer("limit", limit, 1))
-        # Where what is submitted stands in a service's queue itself.
-        self._slots: Slots | None = None
-        if limit is None and isinstance(executor, Service) and submits_plainly(executor):
-            self._slots = slots_of(executor)
+        self._limit = None if limit is None else checked_integer("limit", limit, 1)
+        self._attach()
+        _every.add(self)
         # Weak, so that no future keeps the group.
         self._note_failure = weakref.WeakMethod(self._note)
         self._may_have_failed = False
@@ -96,13 +95,31 @@ class TaskGroup:
         self._expired = self._cancelled = False
         self._closed: str | None = "has not been entered"  # Why `submit` refuses.
         self._futures: list[Future[Any]] = []  # All that was submitted, in order.
+        self._known: int | None = None  # With so many of these the end came; others are refused.
         self._block: AsyncBlock | None = None  # Where it is a coroutine's.
+
+    def _attach(self) -> None:
+        self._limiter: Limiter | None = None
+        # Where what is submitted stands in a service's queue itself.
+        self._slots: Slots | None = None
+        executor = self._executor
+        if self._limit is not None:
+            self._limiter = Limiter(executor, self._limit)
+        elif isinstance(executor, Service) and submits_plainly(executor):
+            self._slots = slots_of(executor)
+
+    def renew(self) -> None:
+        """In a forked child, where the executor's queue is empty, go on with an empty line."""
+        if self._limiter is not None:
+            self._limiter.lose()
+        self._attach()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit `fn(*args, **kwargs)` to the executor, or put it in line for that.
 
         Blocks only if the executor's `submit` does. Raises what that raises; `RuntimeError`
         outside the block and when the group is cancelled; `TypeError` if `fn` is no callable.
+        Where the end comes meanwhile it raises, and cancels what the executor has not started.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
@@ -113,16 +130,33 @@ class TaskGroup:
         future: Future[Any]
         if self._slots is not None:
             future = queue_call(self._slots, fn, args, kwargs, self._note_failure)
+            self._futures.append(future)
         elif self._limiter is not None:
-            future = self._limiter.submit(fn, args, kwargs, self._note_failure)
+            future = self._limiter.make(fn, args, kwargs, self._note_failure)
+            try:
+                self._futures.append(future)
+                if self._closed is not None:
+                    self._look_again(future)
+                self._limiter.put(future)
+            except BaseException:
+                future.cancel()  # Nobody has it.
+                raise
         else:
-            future = self._executor.submit(fn, *args, **kwargs)
             self._may_have_failed = True  # The callback may come late.
+            future = self._executor.submit(fn, *args, **kwargs)
+            self._futures.append(future)
             future.add_done_callback(partial(_note_end, self._note_failure))
-        self._futures.append(future)
-        if self._cancelled:  # It is known, so look.
-            future.cancel()
+        if self._cancelled or self._closed is not None:
+            self._look_again(future)
         return future
+
+    def _look_again(self, future: Future[Any]) -> None:
+        """It is known, so look."""
+        known = future in self._futures[: self._known]
+        if self._cancelled or not known:
+            cancel_quietly(future)
+        if not known:
+            raise RuntimeError(f"this TaskGroup {self._closed}")
 
     def _note(self, error: BaseException) -> None:
         """A body has ended with `error`."""
@@ -136,27 +170,30 @@ class TaskGroup:
     def cancel(self) -> None:
         """Cancel what has not started; the block's end waits for what runs, and raises
         nothing for this. Never blocks but for done-callbacks; may be called from anywhere."""
-        headroom()
+        headroom(30)
         self._cancelled = True
         if self._limiter is not None:
-            self._limiter.cancel()  # First, or these would have it hand over the next.
+            self._limiter.close()  # First, or these would have it hand over the next.
         for future in self._futures.copy():
-            future.cancel()
+            cancel_quietly(future)
 
     @property
     def cancelled(self) -> bool:
         """Whether the group was cancelled, also as its time is over: for long bodies."""
         if not self._expired and self._seconds_left() == 0:
-            self._expired = True
-            self.cancel()
+            self._expire()
         return self._cancelled
+
+    def _expire(self) -> None:
+        self._cancelled = self._expired = True
+        self.cancel()
 
     def _seconds_left(self) -> float | None:
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
 
     def results(self) -> list[Any]:
         """The results in order of submission. Blocks and raises as `Future.result` does."""
-        return [future.result() for future in self._futures.copy()]
+        return [future.result() for future in self._futures[: self._known]]
 
     def __enter__(self) -> Self:
         if self._closed != "has not been entered":
@@ -166,9 +203,9 @@ class TaskGroup:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> _Handled:
-        headroom(40)
         try:
             try:
+                headroom(40)
                 error = self._own(error)
                 self._wait()
             except BaseException as another:
@@ -201,8 +238,8 @@ class TaskGroup:
         seen = 0
         if self._limiter is not None:
             self._limiter.advance()  # A Ctrl-C may have come where it did.
-        for self._closed in (None, "is over"):  # Closed, so look, for what came from elsewhere.
-            while seen < len(self._futures):
+        while True:
+            while seen < (len(self._futures) if self._known is None else self._known):
                 chunk = self._futures[seen : seen + _CHUNK]
                 pending = [future for future in chunk if not future.done()]
                 if not pending:
@@ -211,12 +248,20 @@ class TaskGroup:
                     return
                 else:
                     yield pending
+            if self._known is not None:
+                return
+            self._close()  # Closed, so look, for what came from elsewhere.
+
+    def _close(self) -> None:
+        self._closed = "is over"
+        if self._known is None:
+            self._known = len(self._futures)
 
     def _conclude(self, own: BaseException | None) -> bool:
         """Raise what there is to raise; whether the block's `own` exception is done with."""
         if isinstance(own, _BARE):
             return False
-        ended = self._futures if self._may_have_failed else []
+        ended = self._futures[: self._known] if self._may_have_failed else []
         errors = [error for error in map(_failure, ended) if error is not None]
         if errors:
             self._cancelled = True  # As a callback may be late to do.
@@ -234,7 +279,7 @@ class TaskGroup:
             del self, errors, bare, own
 
     def _leave(self) -> None:
-        self._closed = "is over"
+        self._close()
         self._deadline = None
 
     async def __aenter__(self) -> Self:
@@ -250,7 +295,9 @@ class TaskGroup:
         interrupt: BaseException | None = None
         try:
             if await block.leave(kind, error, trace):
-                error, self._expired = None, not self.cancelled or self._expired
+                error = None
+                if not self._cancelled:  # Then by the loop's clock, which may be ahead.
+                    self._expire()
             error = self._own(error)
             if isinstance(error, block.Interrupt):
                 interrupt, error = error, None
@@ -267,6 +314,18 @@ class TaskGroup:
         finally:
             self._leave()
             del error, interrupt, trace
+
+
+_every: weakref.WeakSet[TaskGroup] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for group in list(_every):
+        group.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)
 
 
 def _note_end(note_failure: NoteFailure, over: Future[Any]) -> None:

@@ -2,16 +2,14 @@
 
 What waits is a future of its own. On a Service it then stands in the queue itself; what another
 executor is handed is the callable, and the future ends as what that returned. The thread that
-ends one hands over the next, one thread at a time, so the order stays. The executor is called
-under no other lock.
+ends one hands over the next, one thread at a time, so the order stays. Who finds another at it
+leaves it to that, which looks again. The executor is called under no other lock.
 """
 
 from __future__ import annotations
 
 import operator
-import os
 import threading
-import weakref
 from _thread import get_ident
 from collections import deque
 from collections.abc import Iterable
@@ -24,9 +22,9 @@ from ._core.future import Future, Member
 from ._core.graph import Line, Node
 from ._core.locking import headroom, locked
 from ._core.pool import check_accepts, remember_origin, start_queued
-from ._core.reporting import Failure, name_of
+from ._core.reporting import Failure, name_of, report
 from ._core.runs import Call
-from ._core.slots import copy_of, look
+from ._core.slots import look
 from ._core.submission import (
     CANCELLATION,
     CANCELLING,
@@ -44,10 +42,10 @@ from .service import Service, slots_of, submits_plainly
 
 
 class _Member(Member[Any]):
-    """A submission that waits in line, while that is its `predecessor`. Then this is None where
-    it stands in a service's queue, else what the executor returned."""
+    """A submission. What it waits for, its `predecessor`, is the line first, and then what the
+    executor returned; nothing where it stands in a service's queue itself."""
 
-    __slots__ = ("limiter", "call", "predecessor")
+    __slots__ = ("limiter", "call", "inner", "predecessor")
 
     def __init__(self, limiter: Limiter, call: Call, on_failure: NoteFailure) -> None:
         self.state = PENDING
@@ -60,7 +58,9 @@ class _Member(Member[Any]):
         self.limiter: Limiter | None = limiter
         #: None once it has begun, or is over.
         self.call: Call | None = call
-        self.predecessor = limiter
+        #: What the executor returned.
+        self.inner: AnyFuture | None = None
+        self.predecessor: Limiter | AnyFuture | None = limiter
         self.fn = True
 
     def callee(self) -> object:
@@ -82,7 +82,7 @@ class _Member(Member[Any]):
         limiter = self.limiter
         if limiter is not None:
             limiter.release(self)
-            self.limiter = self.predecessor = None
+            self.limiter = self.inner = self.predecessor = None
 
     def fail(self, exception: BaseException, name: str) -> None:
         self.note_failure(exception)
@@ -110,12 +110,6 @@ class _Member(Member[Any]):
             self.state = CANCELLING if failure is CANCELLATION else ENDING
         if failure is not None and (failure is not self.failure or not self.reported):
             failure.asked = True
-
-    @property
-    def inner(self) -> AnyFuture | None:
-        """What the executor returned."""
-        before = self.predecessor
-        return None if isinstance(before, Line) else before
 
     def running(self) -> bool:
         inner = self.inner
@@ -165,18 +159,15 @@ class Limiter(Line):
         self._handing_over = threading.Lock()
         #: Which thread that is; and what ended under it, whose callbacks are to come.
         self._holder: int | None = None
-        self._ended: deque[_Member] = deque()
+        self._ended: list[_Member] = []
         self._closed = False
         #: [lock] Whose waits lead here.
         self._led: dict[Node, None] = {}
-        _every.add(self)
 
-    def submit(
+    def make(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], on_failure: NoteFailure
-    ) -> Future[Any]:
-        """What the executor raises is the failure of the future."""
-        if len(self.pending) < self._limit:
-            headroom()
+    ) -> Member[Any]:
+        """What is to be put in line. It fails with what the executor raises."""
         # In the context of a submit other executors find what they pass on.
         propagates = self._slots is None or self._slots.propagate
         context = (copy_context() or None) if propagates else None
@@ -184,38 +175,60 @@ class Limiter(Line):
         if self._slots is not None and self._slots.checked:
             member.value = get_ident()
             remember_origin(member)
-        self._waiting.append(member)
-        self.advance()
         return member
 
-    def cancel(self) -> None:
-        """Hand over no more, and cancel what waits."""
-        self.close()
-        for member in copy_of(self._waiting):
-            member.cancel()
+    def put(self, member: Any) -> None:
+        """Put in line what was made for this."""
+        if len(self.pending) < self._limit:
+            headroom()
+        self._waiting.append(member)
+        self.advance()
 
     def close(self) -> None:
+        """Hand over no more."""
         self._closed = True
         locked(self._ring)
 
+    def lose(self) -> None:
+        """In a forked child nobody hands over what waits."""
+        self.owner.lost = True
+        self.close()
+
     def advance(self) -> None:
-        while self._has_turn():
-            held: list[bool] = []  # As in `locking.holding`.
-            try:
-                held += map(self._handing_over.acquire, (False,))
-                if not held[0]:
-                    return  # Who holds it looks again.
-                self._holder = get_ident()
-                self._hand_over_next()
-            finally:
-                if any(held):
-                    self._holder = None
-                    self._handing_over.release()
-            self._call_back()
+        """Hand over those whose turn it is."""
+        ended: list[_Member] = []
+        try:
+            self._advance(ended)
+        except BaseException:
+            self._advance(ended)  # A Ctrl-C. Others have left it to this thread.
+            raise
+
+    def _advance(self, ended: list[_Member]) -> None:
+        while True:
+            while ended:
+                ended[0].call_back()
+                del ended[0]
+            if not (self._has_turn() and self._takes_turn(ended)):
+                return
 
     def _has_turn(self) -> bool:
-        has_room = bool(self._waiting) and len(self.pending) < self._limit
+        has_room = bool(self._waiting) and self.over()
         return not self._closed and (has_room or bool(self._urgent))
+
+    def _takes_turn(self, ended: list[_Member]) -> bool:
+        """Hand over one, unless another thread does: then that looks again."""
+        held: list[bool] = []  # As in `locking.holding`.
+        try:
+            held += map(self._handing_over.acquire, (False,))
+            if held[0]:
+                self._ended = ended
+                self._holder = get_ident()
+                self._hand_over_next()
+            return held[0]
+        finally:
+            if True in held:  # Without a call, before which a Ctrl-C could come.
+                self._holder = None
+                self._handing_over.release()
 
     def _hand_over_next(self) -> None:
         if not self._has_turn():
@@ -236,7 +249,7 @@ class Limiter(Line):
         if self._led:
             locked(self._ring)
         if self._closed:
-            member.cancel()
+            cancel_quietly(member)
 
     def _queue(self, member: _Member) -> None:
         """Have it stand in the service's queue."""
@@ -246,17 +259,39 @@ class Limiter(Line):
         try:
             if slots.checked:
                 check_accepts(slots)
-            member.owner = slots
             member.serial = clock()
-            member.predecessor = None
+            member.owner = slots
+            member.predecessor = None  # And no Ctrl-C until it is in the queue.
             slots.queue.append(member)
             if (slots.free and slots.quiet) or slots.refusal is not None:
                 start_queued(slots, member)
         except RuntimeError as error:
-            self._refuse(member, error, call)
+            self._refuse(member, error.with_traceback(None), call)
         except BaseException:  # A Ctrl-C.
-            member.cancel()
             look(slots)
+            raise
+
+    def _give(self, member: _Member) -> None:
+        """Have the executor accept the callable."""
+        inner: AnyFuture | None = None
+        call = member.call
+        try:
+            if call is None or not member.claim():
+                return  # Cancelled.
+            member.predecessor = None  # It has left the line.
+            fn, args, kwargs, context = call
+            member.forget()
+            enter = operator.call if context is None else context.run
+            inner = enter(self._executor.submit, fn, *args, **(kwargs or {}))
+            self._attach(member, inner)
+        except Exception as error:
+            # Without its traceback, whose frames keep the arguments, and lead back here.
+            self._refuse(member, error.with_traceback(None), call)
+        except BaseException as error:
+            if inner is None:
+                self._refuse(member, error, call)
+            else:
+                self._attach(member, inner)  # A Ctrl-C. Harmless when repeated.
             raise
 
     def _refuse(self, member: _Member, error: BaseException, call: Call | None) -> None:
@@ -267,28 +302,8 @@ class Limiter(Line):
             member.go_on()
             self._ended.append(member)
 
-    def _give(self, member: _Member) -> None:
-        """Have the executor accept the callable."""
-        inner: AnyFuture | None = None
-        call = member.call
-        try:
-            if call is None or not member.claim():
-                return  # Cancelled.
-            fn, args, kwargs, context = call
-            member.forget()
-            enter = operator.call if context is None else context.run
-            inner = enter(self._executor.submit, fn, *args, **(kwargs or {}))
-            self._attach(member, inner)
-        except BaseException as error:
-            if inner is None:
-                self._refuse(member, error, call)
-            else:
-                self._attach(member, inner)  # A Ctrl-C. Harmless when repeated.
-            if not isinstance(error, Exception):
-                raise
-
     def _attach(self, member: _Member, inner: AnyFuture) -> None:
-        member.predecessor = inner
+        member.inner = member.predecessor = inner
         if _is_submission(inner):
             inner.successor = member
         inner.add_done_callback(partial(self.ended, member))
@@ -300,10 +315,11 @@ class Limiter(Line):
         except BaseException:
             self._end(member, inner)  # A Ctrl-C: nobody else would.
             raise
-        if self._holder == get_ident():
-            self._ended.append(member)  # Its callbacks may wait for the next.
-        else:
-            member.call_back()
+        finally:
+            if self._holder == get_ident():
+                self._ended.append(member)  # Its callbacks may wait for the next.
+            else:
+                member.call_back()
 
     def _end(self, member: _Member, inner: AnyFuture) -> None:
         if _is_submission(inner):
@@ -320,28 +336,15 @@ class Limiter(Line):
 
     def release(self, member: _Member) -> None:
         """It is over: hand over the next."""
-        try:
-            self.pending.pop(member, None)
-            if self._led and not (self._waiting and self.over()):
-                locked(self._ring)  # None is handed over for it: another may have to go past.
-            self.advance()
-        except BaseException:
-            self.pending.pop(member, None)
-            self.advance()  # A Ctrl-C.
-            raise
-
-    def _call_back(self) -> None:
-        while self._ended:
-            try:
-                member = self._ended.popleft()
-            except IndexError:
-                return
-            member.call_back()
+        self.pending.pop(member, None)
+        if self._led:
+            locked(self._ring)  # If none is handed over for it, another may have to go past.
+        self.advance()
 
     # As a `Line`.
 
     def over(self) -> bool:
-        return len(self.pending) < self._limit  # Somebody is about to hand over the next.
+        return len(self.pending) < self._limit
 
     def led_to(self, start: Node) -> None:
         self._led[start] = None
@@ -354,9 +357,21 @@ class Limiter(Line):
 
     def let_through(self, awaited: Iterable[Any]) -> None:
         for future in awaited:
-            if isinstance(future, _Member) and future.predecessor is self:
-                self._urgent.append(future)
-                return
+            while future is not None and not isinstance(future, Line):
+                if isinstance(future, _Member) and future.predecessor is self:
+                    self._urgent.append(future)
+                    return
+                future = getattr(future, "predecessor", None)
+
+
+def cancel_quietly(future: AnyFuture) -> None:
+    """Cancel it; where that fails, as another executor's may, it goes on as if it ran."""
+    try:
+        future.cancel()
+    except RecursionError:
+        raise
+    except Exception as error:
+        report("exception cancelling %r", future, exception=error)
 
 
 def _is_submission(inner: object) -> TypeGuard[Future[Any]]:
@@ -373,17 +388,3 @@ def _outcome(inner: AnyFuture) -> tuple[Any, Failure | None]:
     if error is None:
         return inner.result(), None
     return None, Failure(error, "a submission to a TaskGroup", False)
-
-
-_every: weakref.WeakSet[Limiter] = weakref.WeakSet()
-
-
-def _lose_all() -> None:
-    """In a forked child nobody hands over what waits."""
-    for limiter in list(_every):
-        limiter.owner.lost = True
-        limiter.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_lose_all)

@@ -545,6 +545,27 @@ def test_a_group_that_is_over_is_kept_by_nobody(limit: int | None) -> None:
 
 @forking
 @pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("entered", [False, True])
+def test_in_the_child_of_a_fork_a_group_from_before_accepts(
+    limit: int | None, entered: bool
+) -> None:
+    with Service(1) as service:
+        group = TaskGroup(service, limit=limit)
+        if entered:
+            group.__enter__()
+
+        def check() -> None:
+            with nullcontext() if entered else group:
+                future = group.submit(pow, 2, 3)
+                assert future.result(LIMIT) == 8
+
+        assert in_child(check) == 0
+        if entered:
+            group.__exit__(None, None, None)
+
+
+@forking
+@pytest.mark.filterwarnings("ignore:.*fork")
 def test_in_the_child_of_a_fork_the_end_waits_for_nothing(limit: int | None) -> None:
     gate = threading.Event()
     with Service(1) as service:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Executor, Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +180,33 @@ def test_a_timeout_interrupts_the_block_and_its_end(
     # On a slow machine it has not even started.
     assert futures[0].cancelled() or (started.is_set() and not futures[0].done())
     gate.set()
+
+
+def test_a_timer_of_the_loop_that_is_early_is_the_timeout(
+    monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    """As uvloop's are, by up to a millisecond."""
+    gate = threading.Event()
+    late = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() - late[0])
+    monkeypatch.setattr("boundedexec.groups.time", clock)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with TaskGroup(service, limit=limit, timeout=0.01) as group:
+                group.submit(gate.wait, LIMIT)
+                queued.append(group.submit(int))
+                late[0] = LIMIT
+                await asyncio.sleep(LIMIT)
+        assert group.cancelled
+
+    queued: list[Future[int]] = []
+    with Service(1) as service:
+        try:
+            asyncio.run(asyncio.wait_for(main(), LIMIT / 2))
+            assert queued[0].cancelled()
+        finally:
+            gate.set()
 
 
 def test_groups_of_one_loop_share_a_service() -> None:

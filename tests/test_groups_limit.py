@@ -17,6 +17,7 @@ from helpers import (
     Executing,
     Inline,
     Manual,
+    Passing,
     Wait,
     bound_of,
     every_wait,
@@ -26,6 +27,7 @@ from helpers import (
 
 import boundedexec
 from boundedexec import DeadlockError, Service, TaskGroup
+from boundedexec._core.graph import graph
 
 # With the executor, and in line
 
@@ -207,6 +209,91 @@ def test_bodies_in_line_that_wait_for_each_other_are_an_error() -> None:
             futures += [group.submit(body, 1), group.submit(body, 0)]
             known.set()
         assert {type(error) for error in raised.value.exceptions} == {DeadlockError}
+
+
+def test_one_in_line_goes_past_where_a_wait_with_a_timeout_closes_a_circle_too() -> None:
+    """A body waits for one that waits for it with a timeout, and for one in line."""
+    go = threading.Event()
+    awaited: list[Future[Any]] = []
+
+    def waiting() -> int:
+        assert go.wait(LIMIT)
+        return len(boundedexec.wait(awaited).done)
+
+    def timed() -> None:
+        with pytest.raises(TimeoutError):
+            future.result(0.3)
+
+    with Service(3) as service, TaskGroup(service, limit=1) as group:
+        future = service.submit(waiting)
+        awaited.append(service.submit(timed))
+        group.submit(future.result)
+        awaited.append(group.submit(int))
+        wait_until(lambda: len(graph.waiting) == 2)
+        go.set()
+        assert future.result(LIMIT) == 2
+
+
+def test_what_is_being_handed_over_is_not_in_line() -> None:
+    """A body waits for one in line while the executor's `submit` takes its time."""
+    entered, release = threading.Event(), threading.Event()
+    manual = Manual()
+    executor = Passing(manual)
+
+    def pause() -> None:
+        entered.set()
+        assert release.wait(LIMIT)
+
+    def body() -> int:
+        return group.submit(int, "2").result()
+
+    executor.before = pause
+    with Service(1) as service, TaskGroup(executor, limit=1) as group:
+        thread = threading.Thread(target=group.submit, args=(int,))
+        thread.start()
+        assert entered.wait(LIMIT)
+        future = service.submit(body)
+        wait_until(lambda: bool(graph.waiting))
+        release.set()
+        thread.join(LIMIT)
+        assert len(manual.handed) == 1
+        manual.run_until(future)
+        assert future.result(LIMIT) == 2
+
+
+def test_what_another_group_has_put_in_line_goes_past() -> None:
+    """An executor whose `submit` is that of a group: the circle leads through its line."""
+
+    class Through(Executor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            return group.submit(fn, *args, **kwargs)
+
+    go = threading.Event()
+    last: list[Future[int]] = []
+
+    def waiting() -> int:
+        assert go.wait(LIMIT)
+        return last[0].result()
+
+    with (
+        Service(3) as service,
+        TaskGroup(service, limit=1) as group,
+        TaskGroup(Through(), limit=5) as outer,
+    ):
+        future = service.submit(waiting)
+        group.submit(future.result)
+        last.append(outer.submit(int))
+        wait_until(lambda: bool(graph.waiting))
+        go.set()
+        assert future.result(LIMIT) == 0
+
+
+def test_what_a_body_submits_waits_until_it_is_over_where_submit_executes() -> None:
+    done: list[bool] = []
+    with TaskGroup(Inline(), limit=2) as group:
+        group.submit(lambda: done.append(group.submit(int).done()))
+    assert done == [False]
+    assert group.results() == [None, 0]
 
 
 # What it takes

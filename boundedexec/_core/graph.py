@@ -140,6 +140,10 @@ class Line(Node):
 
     any = True
 
+    def over(self) -> bool:
+        """Whether the next is about to be let through, or may be when it comes."""
+        raise NotImplementedError
+
     def led_to(self, start: Node) -> None:
         """`start` leads here, and is to look again once one more was let through. Comes before
         a look at those that were."""

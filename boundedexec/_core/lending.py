@@ -76,7 +76,7 @@ def _let_through(node: Node, reach: Reach) -> bool:
     whether it does. (It may be through by now, or cancelled: then it looks again after that.)"""
     if not any(isinstance(place, Line) for place in reach.leads):
         return False
-    if any(place.timed for place in reach.leads if isinstance(place, Node)):
+    if node in reach.can_end:  # Perhaps only as some time runs out.
         reach = explore(node, untimed=True)
     if node in reach.can_end:
         return False

@@ -32,7 +32,9 @@ class _Line:
                 self.executing -= 1
 
         call = self.world.body(name, body)
-        return self.world.accept(self.limiter.submit(call, (), {}, lambda: None))
+        future = self.limiter.make(call, (), {}, lambda: None)
+        self.limiter.put(future)
+        return self.world.accept(future)
 
     def waits_for(self, future: Any) -> Any:
         """In a body of the line: it executes no more, until it has what it waits for."""
