@@ -7,9 +7,14 @@ the executor is called, and slots are accounted for, on the feeder alone, and wh
 thread does here (submit, the executor's callback) is to put something into the inbox: a
 single step in C.
 
-The feeder is there from the first submission to the end of the service. Two who meet at its
-end: it says that it is `absent`, then looks into the inbox; a submitter puts in, then looks
-whether it is absent.
+*Cancelling beneath*: who cancels asks the executor; where that says yes, the state goes from
+`RUNNING` to `CANCELLING` in one run, by whoever comes first, the canceller or the feeder. The
+Place is freed by the feeder alone, once.
+
+*The end*: the feeder is there from the first submission to the end of the service. It puts what
+starts the next one into `absent`, then looks into the inbox. `signal` looks whether it is
+absent before it takes a Place, for a start that fails must change nothing; and again after, for
+it may have ended in between.
 """
 
 from __future__ import annotations
