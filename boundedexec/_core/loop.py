@@ -299,7 +299,8 @@ def _works_without(worker: Worker) -> bool:
         executed = borrowed
         if borrowed:
             worker.since = clock()
-            worker.turn_page()
+            if worker.notes is not None:
+                worker.turn_page()
             _execute(worker, worker.future, worker.fn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         elif idles and not worker.gate.acquire(True, worker.patience) and _gives_up(worker):
             return False

@@ -191,7 +191,8 @@ class Worker(ListedThread):
         A look costs a tenth of a short body. So bodies that take no time share one, and
         those that take some have one each.
         """
-        self.turn_page()
+        if self.notes is not None:
+            self.turn_page()
         now = clock()
         burst = self.burst
         quick = now - self.since < burst * _QUICK
