@@ -286,16 +286,20 @@ def test_ctrl_c_in_shutdown_can_be_followed_by_another() -> None:
     assert sweep(round_) > 10
 
 
+def interrupt_a_coalescers_submit(service: Service, ctrl_c: CtrlC) -> None:
+    coalescer: Coalescer[str] = Coalescer(service)
+    with interrupted(ctrl_c):
+        coalescer.submit("a", int)
+    last = coalescer.submit("a", int, "3")
+    assert last.result(LIMIT) == 3
+    assert service.block_till_done(LIMIT)
+    assert len(coalescer) == 0
+
+
 def test_ctrl_c_in_a_coalescers_submit_loses_nothing() -> None:
     def round_(ctrl_c: CtrlC) -> None:
         with sound(1) as (service, _):
-            coalescer: Coalescer[str] = Coalescer(service)
-            with interrupted(ctrl_c):
-                coalescer.submit("a", int)
-            last = coalescer.submit("a", int, "3")
-            assert last.result(LIMIT) == 3
-            assert service.block_till_done(LIMIT)
-            assert len(coalescer) == 0
+            interrupt_a_coalescers_submit(service, ctrl_c)
 
     assert sweep(round_) > 10
 
@@ -308,13 +312,7 @@ class Overriding(Service):
 def test_ctrl_c_while_a_run_is_handed_over_leaves_nothing_outstanding() -> None:
     def round_(ctrl_c: CtrlC) -> None:
         with Overriding(1) as service:
-            coalescer: Coalescer[str] = Coalescer(service)
-            with interrupted(ctrl_c):
-                coalescer.submit("a", int)
-            last = coalescer.submit("a", int, "3")
-            assert last.result(LIMIT) == 3
-            assert service.block_till_done(LIMIT)
-            assert len(coalescer) == 0
+            interrupt_a_coalescers_submit(service, ctrl_c)
 
     assert sweep(round_) > 10
 
