@@ -26,7 +26,7 @@ from ._core.outstanding import leave_transit
 from ._core.pool import admitting, check_accepts, start_queued
 from ._core.recording import SILENT
 from ._core.reporting import Failure
-from ._core.runs import Call, Run, Runs
+from ._core.runs import PARTS, Call, Run, Runs, parts_of
 from ._core.slots import look
 from ._core.submission import CANCELLATION, AnyFuture, Owner, Submission, ended_under_lock
 from .checking import check_executor
@@ -92,15 +92,15 @@ class Coalescer(Generic[K]):
         wrappable = self._slots is not None and self._slots.wrappable
         self._pool = service if self._direct and wrappable else None
         if self._slots is None:
-            self._runs = Runs(Owner(), id)
+            self._parts = parts_of(Owner(), id)
         elif self._direct:
-            self._runs = Runs(self._slots, self._slots.queue.append)
+            self._parts = parts_of(self._slots, self._slots.queue.append)
         else:
-            self._runs = Runs(Owner(), self._slots.in_transit.add)
+            self._parts = parts_of(Owner(), self._slots.in_transit.add)
 
     def _lose(self) -> None:
         """In a forked child what was in flight is not, and a service has new slots."""
-        self._runs.owner.lost = True
+        self._parts[0].owner.lost = True
         self._attach()
 
     def submit(
@@ -138,16 +138,18 @@ class Coalescer(Generic[K]):
     ) -> AnyFuture:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
-        slots, runs = self._slots, self._runs
-        pool = self._pool
+        slots, pool = self._slots, self._pool
         if pool is not None and not wrapped and not submits_plainly(pool):
             accept = partial(self._accept, key, content)
             return submit_wrapped("submit_through", pool, accept, fn, args, kwargs)
         if slots is not None and slots.refusal is not None:
             check_accepts(slots)
         context = copy_context() if slots is None or slots.propagate else None
+        if self._direct:
+            context = context or None  # As `Service.submit`.
         call = fn, args, kwargs or None, context
         number = hash(key)
+        runs = self._parts[number & PARTS]
         current = runs.find(number, key) if number in runs.table else None
         if current is not None:
             joined = runs.join(current, call, content)
@@ -156,7 +158,8 @@ class Coalescer(Generic[K]):
         elif slots is not None and slots.checked and self._direct:
             check_accepts(slots)
         run = Run(runs, key, number, call)
-        return self._queue(run, content) if self._direct else self._hand_over(run, content)
+        queue = self._queue if self._direct else self._hand_over
+        return queue(runs, run, content)
 
     def _accept(
         self, key: K, content: bool, fn: Any, /, *args: Any, **kwargs: Any
@@ -164,7 +167,7 @@ class Coalescer(Generic[K]):
         """What a wrapper has been given a submit of this, and hands on."""
         return self._submit(key, fn, args, kwargs, content, wrapped=True)
 
-    def _queue(self, run: Run, content: bool) -> Run:
+    def _queue(self, runs: Runs, run: Run, content: bool) -> Run:
         """Have the run itself stand in the service's queue, unless it joins or follows one."""
         slots = self._slots
         assert slots is not None
@@ -173,7 +176,7 @@ class Coalescer(Generic[K]):
         if slots.recorder is not SILENT:
             run.value = get_ident()
         try:
-            joined = self._runs.enter(run, content)
+            joined = runs.enter(run, content)
             if joined is not None:
                 return joined
             if slots.refusal is not None or (slots.free and slots.quiet):
@@ -190,12 +193,12 @@ class Coalescer(Generic[K]):
 
     # On another executor.
 
-    def _hand_over(self, run: Run, content: bool) -> Run:
+    def _hand_over(self, runs: Runs, run: Run, content: bool) -> Run:
         """Have the executor run it, unless it joins or follows one."""
         headroom()
         slots, over = self._slots, False
         try:
-            joined = self._runs.enter(run, content)
+            joined = runs.enter(run, content)
             if joined is None:
                 over = self._give(run, owed=False)
         except BaseException as error:
@@ -218,12 +221,13 @@ class Coalescer(Generic[K]):
         slots = self._slots
         if owed and slots is not None and slots.cancelling:
             run.cancel_even_if_shared()
-        call = run.call if slots is not None else self._runs.begin(run)
+        begin = partial(self._parts[run.hash & PARTS].begin, run)
+        call = run.call if slots is not None else begin()
         if call is None:
             return False  # Cancelled.
         fn, args, kwargs, context = call
         if slots is not None:
-            fn, args, kwargs = _Body(partial(self._runs.begin, run)), (), None
+            fn, args, kwargs = _Body(begin), (), None
         before = admitting.get()
         admitting.set(slots if owed else before)
         try:
@@ -274,10 +278,11 @@ class Coalescer(Generic[K]):
             run = following
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return sum(map(len, self._parts))
 
     def __contains__(self, key: object) -> bool:
-        return self._runs.find(hash(key), key) is not None
+        number = hash(key)
+        return self._parts[number & PARTS].find(number, key) is not None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} keys={len(self)} of {self._executor!r}>"

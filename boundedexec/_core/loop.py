@@ -154,8 +154,9 @@ def pass_over(worker: Worker, future: Submission[Any]) -> None:
     """It was cancelled, or has started with a lent slot."""
     worker.passed += 1
     worker.future = None
-    if worker.slots.dead and future.cancelled():
-        exactly(worker.slots.drop_dead)
+    slots = worker.slots
+    if (slots.dead or slots.uncounted) and future.cancelled():
+        exactly(slots.drop_dead)
 
 
 def _settle(worker: Worker) -> None:
@@ -191,7 +192,7 @@ def be_free(worker: Worker) -> None:
     """Have a worker that has nothing to do be idle in `free`, and its slot with it."""
     slots = worker.slots
     worker.go_idle()
-    if slots.dead and not slots.queue:
+    if (slots.dead or slots.uncounted) and not slots.queue:
         exactly(slots.drop_dead)
     # explore: idle-signalled
     worker.signalled = True  # Where `signal` takes it out of `free`, that is with the signal.

@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from .future import Future
 from .graph import ring_waiters
-from .locking import HAS_GIL, headroom, holding, locked
+from .locking import HAS_GIL, headroom, holding
 from .reporting import Failure
 from .slots import look
 from .state import Slots
@@ -28,8 +28,7 @@ from .submission import (
     clock,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Step = TypeVar("Step", bound="Callable[..., Any]")
 
 #: A callable, its arguments, and its context or None.
 Call: TypeAlias = (
@@ -147,7 +146,7 @@ class Run(Future[Any]):
             self._conclude_cancelled(runs)
             call, queued = claimed
             if not HAS_GIL:  # Not under the lock of `runs`: a `__del__` may take that under this.
-                locked(self.owner.count_cancelled, queued)
+                self.owner.count_cancelled(queued)
             self.owner.recorder.cancelled(self, call[0])
             if inner is not None:
                 inner.cancel()
@@ -167,22 +166,34 @@ class Run(Future[Any]):
         self.settle()
 
 
-def _alone(step: Callable[Concatenate[Runs, P], T]) -> Callable[Concatenate[Runs, P], T]:
+#: One less than how many `Runs` a Coalescer's keys are spread over, by their hashes: a mask.
+#: Without a GIL so many that threads seldom wait for each other's lock.
+PARTS = 0 if HAS_GIL else 63
+
+
+def parts_of(owner: Owner, accept: Callable[[Run], object]) -> list[Runs]:
+    return [Runs(owner, accept) for _ in range(PARTS + 1)]
+
+
+def _alone(step: Step) -> Step:
     """A step of `Runs` that other threads must not come into."""
     if HAS_GIL:
         return step
 
-    def locked(runs: Runs, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return holding(runs.lock, step, runs, *args, **kwargs)
+    def locked(runs: Runs, /, *args: Any) -> Any:
+        return holding(runs.lock, step, runs, *args)
 
-    return locked
+    return cast("Step", locked)
 
 
+# No `get` of dictionaries that threads share: in CPython 3.13 without a GIL it takes a
+# dictionary's lock twice, and waits for itself, where the value is another thread's.
 _NO_RUNS: tuple[Run, ...] = ()
 
 
 class Runs:
-    """The runs of a Coalescer that are in flight, by key."""
+    """The runs of a Coalescer that are in flight, by key: all of them, or those of its part
+    of the hashes."""
 
     def __init__(self, owner: Owner, accept: Callable[[Run], object]) -> None:
         self.lock = threading.RLock()
@@ -200,7 +211,11 @@ class Runs:
 
     def find(self, number: int, key: object) -> Run | None:
         """The current run of a key, of which `number` is the hash."""
-        return _find(self.table.get(number, _NO_RUNS), key)
+        try:
+            group = self.table[number]
+        except KeyError:
+            return None
+        return _find(group, key)
 
     @_alone
     def enter(self, run: Run, content: bool) -> Run | None:
@@ -212,7 +227,7 @@ class Runs:
         table, number, call = self.table, run.hash, run.call
         assert call is not None
         while True:
-            group = table.get(number, _NO_RUNS)
+            group = table[number] if number in table else _NO_RUNS  # noqa: SIM401
             current = _find(group, run.key)
             if current is None:
                 entered = (*group, run) if group else (run,)
@@ -292,7 +307,8 @@ class Runs:
     def _take_out(self, run: Run) -> None:
         table, number = self.table, run.hash
         while True:
-            group, following = table.get(number, _NO_RUNS), run.successor
+            group = table[number] if number in table else _NO_RUNS  # noqa: SIM401
+            following = run.successor
             others = tuple([other for other in group if other is not run])
             if len(others) == len(group):
                 return

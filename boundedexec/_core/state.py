@@ -432,6 +432,8 @@ class Slots(Owner):
 
     def drop_dead(self) -> None:
         """One that was cancelled has left the queue."""
+        if self.uncounted:
+            self.count()
         self.dead -= self.dead > 0
         if not self.queue:
             self.dead = 0

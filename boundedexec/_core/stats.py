@@ -113,6 +113,7 @@ def _count(slots: Slots) -> _Counted:
 
 
 def _stats(slots: Slots) -> Stats:
+    slots.count()
     queued, running, lent, threads, begun, failed, cancelled, refused = _count(slots)
     now = clock()
     last = max(slots.last_end, *map(_last_end, slots.workers), 0)

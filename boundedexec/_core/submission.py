@@ -37,11 +37,15 @@ CANCELLING = "CANCELLING"
 CANCELLED = "CANCELLED_AND_NOTIFIED"
 FINISHED = "FINISHED"
 
+#: How many cancelled submissions may be uncounted, see `Owner`.
+_MANY = 100
+
 #: When it was submitted, in nanoseconds. It is the order of submission across all services.
 clock = time.perf_counter_ns
 #: A second on that clock.
 SECOND = 1e9
 
+# (Not read with `get`, see `runs`.)
 _FINAL = {ENDING: FINISHED, CANCELLING: CANCELLED}
 
 
@@ -53,7 +57,7 @@ def serial_of(future: AnyFuture) -> int:
 class Owner:
     """What accepted a submission."""
 
-    __slots__ = ("lost", "cancelled", "dead")
+    __slots__ = ("lost", "cancelled", "dead", "uncounted")
 
     #: Told of what happens, where this is a service.
     recorder: Recorder = SILENT
@@ -61,16 +65,26 @@ class Owner:
     def __init__(self) -> None:
         #: Set in a forked child, where the threads of this service do not exist.
         self.lost = False
-        # Without a GIL these two are written under the lock of the slow path.
+        # Without a GIL these two change under the lock of the slow path.
         #: How many submissions were cancelled,
         self.cancelled = 0
         #: and how many of those still stand in the queue. (Nearly: right again once that
         #: was empty.)
         self.dead = 0
+        #: Without a GIL, what was cancelled and is not in these two yet: for each, whether it
+        #: stood in the queue. So seldom does a `cancel` wait for the lock.
+        self.uncounted: deque[int] = deque()
 
     def count_cancelled(self, queued: int) -> None:
-        self.cancelled += 1
-        self.dead += queued
+        """Without a GIL: one was cancelled."""
+        self.uncounted.append(queued)
+        if len(self.uncounted) >= _MANY:
+            locked(self.count)
+
+    def count(self) -> None:
+        while self.uncounted:
+            self.dead += self.uncounted.popleft()
+            self.cancelled += 1
 
 
 #: The owner of bare futures.
@@ -173,18 +187,20 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         # After the outcome was stored: a thread that makes a Watch does so in the other order.
         watch = self.watch
         if watch is None:
-            self.state = _FINAL.get(self.state, self.state)
+            state = self.state
+            if state in _FINAL:
+                self.state = _FINAL[state]
             return
         held: list[bool] = []
         try:
             # As `holding` does; a call less while others wait for the interpreter.
             held += map(watch.lock.acquire, (True,))
             # Read once: without a GIL, the thread that ends it may be storing the final state.
-            final = _FINAL.get(self.state)
-            if final is not None:
+            state = self.state
+            if state in _FINAL:
                 # No signal is looked for between these two.
                 watch.unnotified = watch.waiters.copy()
-                self.state = final  # explore: close-by-one-look
+                self.state = _FINAL[state]  # explore: close-by-one-look
             if watch.unnotified:
                 self._notify(watch.unnotified)
         finally:
@@ -311,7 +327,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
                 self._become_cancelled()  # A Ctrl-C: no other thread would finish it.
                 raise
         if not HAS_GIL:
-            locked(owner.count_cancelled, 1)
+            owner.count_cancelled(1)
         if owner.recorder is not SILENT:
             owner.recorder.cancelled(self, fn)
         return True
