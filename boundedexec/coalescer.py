@@ -146,7 +146,7 @@ class Coalescer(Generic[K]):
             check_accepts(slots)
         context = copy_context() if slots is None or slots.propagate else None
         if self._direct:
-            context = context or None  # As `Service.submit`.
+            context = context or None  # As `Service.submit`: a worker's own, then, made anew.
         call = fn, args, kwargs or None, context
         number = hash(key)
         runs = self._parts[number & PARTS]
@@ -221,13 +221,13 @@ class Coalescer(Generic[K]):
         slots = self._slots
         if owed and slots is not None and slots.cancelling:
             run.cancel_even_if_shared()
-        begin = partial(self._parts[run.hash & PARTS].begin, run)
-        call = run.call if slots is not None else begin()
+        runs = self._parts[run.hash & PARTS]
+        call = run.call if slots is not None else runs.begin(run)
         if call is None:
             return False  # Cancelled.
         fn, args, kwargs, context = call
         if slots is not None:
-            fn, args, kwargs = _Body(begin), (), None
+            fn, args, kwargs = _Body(partial(runs.begin, run)), (), None
         before = admitting.get()
         admitting.set(slots if owed else before)
         try:

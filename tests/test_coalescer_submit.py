@@ -219,6 +219,18 @@ def test_the_context_of_the_latest_submit_is_the_one_of_a_run_that_is_queued() -
         assert joined.result(LIMIT) == "latest"
 
 
+def test_what_a_body_sets_in_a_context_that_was_empty_reaches_no_other() -> None:
+    def see_and_set() -> str:
+        seen = variable.get()
+        variable.set("changed")
+        return seen
+
+    with Service(1) as service:
+        coalescer = Coalescer[int](service)
+        runs = [contextvars.Context().run(coalescer.submit, n, see_and_set) for n in range(3)]
+        assert [run.result(LIMIT) for run in runs] == ["default"] * 3
+
+
 def test_another_executor_is_called_in_the_context_of_the_latest_submit() -> None:
     executor = Passing(manual := Manual())
     coalescer = Coalescer[str](executor)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,33 @@ def test_stats_of_a_full_service(new_service: NewService, stall: Stall) -> None:
     assert (now.running, now.queued, now.completed, now.cancelled) == (0, 0, 11, 1)
     assert (now.submitted, now.longest_wait) == (12, 0.0)
     assert now.seconds_since_completion is not None
+
+
+def test_what_several_threads_cancel_is_counted_each_once(
+    new_service: NewService, stall: Stall
+) -> None:
+    # More than are counted at once without a GIL, and no multiple of that.
+    service = new_service(1)
+    service.submit(stall.body)
+    stall.wait_for(1)
+    queued = [service.submit(int) for _ in range(1_000)]
+
+    def cancel(part: list[Future[int]]) -> None:
+        for future in part:
+            assert future.cancel()
+
+    parts = queued[0::4], queued[1::4], queued[2::4][:33]
+    threads = [threading.Thread(target=cancel, args=(part,)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    now = service.stats()
+    assert (now.cancelled, now.queued, now.submitted) == (533, 467, 1_001)
+    stall.gate.set()
+    assert service.block_till_done(LIMIT)
+    now = service.stats()
+    assert (now.cancelled, now.queued, now.completed) == (533, 0, 468)
 
 
 def test_every_submission_is_counted_in_one_place(new_service: NewService) -> None:

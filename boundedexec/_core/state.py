@@ -432,7 +432,7 @@ class Slots(Owner):
 
     def drop_dead(self) -> None:
         """One that was cancelled has left the queue."""
-        if self.uncounted:
+        if self.uncounted:  # Never with a GIL, where nothing may be called here.
             self.count()
         self.dead -= self.dead > 0
         if not self.queue:
