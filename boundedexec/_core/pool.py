@@ -195,9 +195,10 @@ def _cancel_queued(slots: Slots) -> None:
     the stdlib's pool, whose `submit` waits for its thread.
     """
     spared = locked(_count_free, slots)
-    for place, future in enumerate(queue_now(slots)):
-        if place >= spared:
-            future.cancel_even_if_shared()
+    # From the end: workers take from the other, and may pass over what is cancelled faster
+    # than this cancels it.
+    for future in reversed(queue_now(slots)[spared:]):
+        future.cancel_even_if_shared()
     look(slots)
     check_idle(slots)
 

@@ -133,16 +133,24 @@ class Run(Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel the run if one submit alone asked for it and it has not begun."""
+        return self._cancel(False)
+
+    def cancel_even_if_shared(self) -> None:
+        self._cancel(True)
+
+    def _cancel(self, even_if_shared: bool) -> bool:
         headroom()
         runs, inner = self.runs, self.inner
         if runs is None or self.done():
             return self.cancelled()
         try:
-            claimed = runs.cancel(self)
+            claimed = runs.cancel(self, even_if_shared)
             if claimed is None:
-                if not self.shared and inner is not None:
+                if self.shared and not even_if_shared:
+                    return self.cancelled()
+                if inner is not None:
                     return bool(inner.cancel())  # Another executor has it, and may not have begun.
-                return self.cancelled() or (not self.shared and self.recall())
+                return self.cancelled() or self.recall()
             self._conclude_cancelled(runs)
             call, queued = claimed
             if not HAS_GIL:  # Not under the lock of `runs`: a `__del__` may take that under this.
@@ -155,10 +163,6 @@ class Run(Future[Any]):
                 self._conclude_cancelled(runs)  # A Ctrl-C: nobody else would finish it.
             raise
         return True
-
-    def cancel_even_if_shared(self) -> None:
-        self.shared = False  # Its service is shut down: nobody joins it any more.
-        self.cancel()
 
     def _conclude_cancelled(self, runs: Runs) -> None:
         runs.leave(self)
@@ -273,14 +277,14 @@ class Runs:
         return call
 
     @_alone
-    def cancel(self, run: Run) -> tuple[Call, bool] | None:
+    def cancel(self, run: Run, even_if_shared: bool) -> tuple[Call, bool] | None:
         """Claim a run that has not begun, and have it follow no other: what it would have
         called, and whether it stands in a service's queue. None where it cannot be cancelled."""
         before = run.predecessor if isinstance(run.predecessor, Run) else None
         call = run.call
         queued = isinstance(self.owner, Slots) and before is None
         # Nothing is called from here on.
-        if run.shared or call is None:
+        if call is None or (run.shared and not even_if_shared):
             return None
         try:
             del run.fn  # explore: run-cancel-claims

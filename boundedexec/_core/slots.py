@@ -122,4 +122,5 @@ def copy_of(queue: deque[T]) -> list[T]:
 def owed(slots: Slots) -> list[Submission[Any]]:
     """What is to be queued once a body that executes is over."""
     executed = [worker.future for worker in list(slots.workers)]
-    return [f.successor for f in executed if f is not None and f.successor is not None]
+    following = [future.successor for future in executed if future is not None]
+    return [future for future in following if future is not None]

@@ -276,6 +276,52 @@ def coalesced_beside_a_shutdown_that_cancels(world: World) -> None:
     world.after.append(check)
 
 
+class _SlowKey:
+    """Equals "key". Its submit has been accepted when `entered` opens, and goes on when `gate`
+    does."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.entered = Gate()
+        self._gate = gate
+
+    def __eq__(self, other: object) -> bool:
+        return other == "key"
+
+    def __hash__(self) -> int:
+        self.entered.open()
+        self._gate.wait()
+        return hash("key")
+
+
+@scenario(2, 1)
+def joined_beside_a_shutdown_that_cancels(world: World) -> None:
+    """A re-run is cancelled at its service's shutdown though one joins it meanwhile; it is not
+    lost."""
+    service = world.service()
+    coalescer = world.package.Coalescer(service)
+    shut, owed = Gate(), Gate()
+    second, third = _SlowKey(shut), _SlowKey(shut)
+
+    def first() -> None:
+        second.entered.wait()
+        third.entered.wait()
+        service.shutdown(wait=False, cancel_futures=True)
+        shut.open()
+        owed.wait()
+
+    def submit() -> None:
+        world.accept(coalescer.submit(second, world.body("second")))
+        owed.open()
+
+    world.accept(coalescer.submit("key", world.body("first", first)))
+    world.thread(submit, "submitter")
+    try:
+        world.accept(coalescer.submit(third, world.body("third")))
+    except RuntimeError:
+        pass  # That was cancelled before.
+    world.after.append(lambda: same("second" in world.ran, False))
+
+
 class _Executor:
     """Another package's executor: a thread for each call."""
 
