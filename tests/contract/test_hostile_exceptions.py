@@ -248,10 +248,10 @@ def test_a_failure_that_nobody_asked_for_is_logged_whatever_it_is(
 
 def test_first_exception_does_not_look_at_the_exception_itself() -> None:
     error = hostile(Exception)()
-    service = new_service(2)
+    service = new_service(1)
+    future: Future[Any] = service.submit(throw, error)
+    concurrent.futures.wait([future], LIMIT)
     with full(service):
-        future: Future[Any] = service.submit(throw, error)
-        concurrent.futures.wait([future], LIMIT)
         waiting: Future[Any] = service.submit(pow, 2, 3)
         done, _ = boundedexec.wait([future, waiting], 5, boundedexec.FIRST_EXCEPTION)
         assert len(done) == 1
