@@ -70,14 +70,13 @@ class Run(Future[Any]):
 
     def start(self) -> Call:
         assert self.runs is not None
-        call = self.runs.begin(self)
+        call = self.runs.begin_on_worker(self)
         assert call is not None
         return call
 
     def leave(self) -> None:
-        runs = self.runs
-        if runs is not None:
-            runs.leave(self)
+        if self.runs is not None:
+            self.runs.leave_on_worker(self)
 
     def go_on(self) -> None:
         """Queue what is owed, while this body is still outstanding."""
@@ -99,16 +98,20 @@ class Run(Future[Any]):
         look(slots)
 
     def fail(self, exception: BaseException, name: str) -> None:
-        self.leave()
+        self._leave()
         self.go_on()
         super().fail(exception, name)
 
     # Without a worker: on another executor, and where a submit is refused.
 
+    def _leave(self) -> None:
+        if self.runs is not None:
+            self.runs.leave(self)
+
     def decide(self, value: Any, failure: Failure | None) -> None:
         """Be over, unless it was cancelled before, and notify the waiters; the callbacks are
         left to the caller."""
-        self.leave()
+        self._leave()
         if self.claim() or self.state is RUNNING:
             self.value = value
             self.failure = failure
@@ -186,6 +189,18 @@ def _alone(step: Step) -> Step:
 
     def locked(runs: Runs, /, *args: Any) -> Any:
         return holding(runs.lock, step, runs, *args)
+
+    return cast("Step", locked)
+
+
+def _alone_on_worker(step: Step) -> Step:
+    """`_alone`, for a worker's thread: no Ctrl-C is raised there, so `with` is enough."""
+    if HAS_GIL:
+        return step
+
+    def locked(runs: Runs, /, *args: Any) -> Any:
+        with runs.lock:
+            return step(runs, *args)
 
     return cast("Step", locked)
 
@@ -270,11 +285,13 @@ class Runs:
             following.shared = True
         return following  # type: ignore[no-any-return]
 
-    @_alone  # explore: run-begins-locked
-    def begin(self, run: Run) -> Call | None:
+    def _begin(self, run: Run) -> Call | None:
         """Begin a run: what is to be called; None where it is over already."""
         call, run.call = run.call, None
         return call
+
+    begin = _alone(_begin)
+    begin_on_worker = _alone_on_worker(_begin)  # explore: run-begins-locked
 
     @_alone
     def cancel(self, run: Run, even_if_shared: bool) -> tuple[Call, bool] | None:
@@ -299,14 +316,16 @@ class Runs:
             return None
         return call, queued
 
-    @_alone
-    def leave(self, run: Run) -> None:
+    def _leave(self, run: Run) -> None:
         """Take a run that is over out; what follows it is current then. Repeatable."""
         run.runs = None  # Now nothing can follow it that does not follow it already.
         self._take_out(run)
         run.key = run.call = None
         if run.predecessor is not None:
             run.predecessor = None
+
+    leave = _alone(_leave)
+    leave_on_worker = _alone_on_worker(_leave)
 
     def _take_out(self, run: Run) -> None:
         table, number = self.table, run.hash

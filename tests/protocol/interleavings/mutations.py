@@ -387,6 +387,12 @@ MUTATIONS = [
         "block_till_done_beside_a_yield",
     ),
     Mutation(
+        "resumes-so-look",
+        "a body that resumes opens a slot, and does not look at the queue",
+        "drop",
+        "resume_that_opens_beside_a_submit",
+    ),
+    Mutation(
         "resume-came-back",
         "a body that resumes does not see that its slot came back in between",
         "drop",
@@ -550,7 +556,7 @@ MUTATIONS = [
     Mutation(
         "run-begins-locked",
         "a run begins beside a submit that joins it",
-        "cut",
+        "begin_on_worker = _begin",
         "coalesced_beside_an_end",
         "free",
     ),

@@ -381,6 +381,23 @@ def resume_beside_an_opening(world: World) -> None:
 
 
 @scenario(2, 1)
+def resume_that_opens_beside_a_submit(world: World) -> None:
+    """What is submitted while a body takes the only free slot starts on the next that opens."""
+    service = world.service()
+    meet = meeting(2)
+
+    def set_bound() -> None:
+        service.max_workers = 2
+
+    def first() -> None:
+        yielding(world, set_bound)()
+        meet[0]()
+
+    world.submit("first", first)
+    world.submit("second", meet[1])
+
+
+@scenario(2, 1)
 def yield_to_a_resuming_body(world: World) -> None:
     """A body yields its slot until another, which wants one back, is over."""
     world.service()
