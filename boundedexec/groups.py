@@ -132,6 +132,10 @@ class TaskGroup:
             future = queue_call(self._slots, fn, args, kwargs, self._note_failure)
             self._futures.append(future)
         elif self._limiter is not None:
+            if self._limiter.over():
+                # It is handed over at once. Before it is known: near the limit of the stack it
+                # could not be cancelled either.
+                headroom()
             future = self._limiter.make(fn, args, kwargs, self._note_failure)
             try:
                 self._futures.append(future)

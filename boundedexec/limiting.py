@@ -179,8 +179,6 @@ class Limiter(Line):
 
     def put(self, member: Any) -> None:
         """Put in line what was made for this."""
-        if len(self.pending) < self._limit:
-            headroom()
         self._waiting.append(member)
         self.advance()
 

@@ -449,9 +449,12 @@ def test_a_callback_near_the_limit_leaves_a_usable_service() -> None:
         assert fault == "", f"slack {slack}: {fault}"
 
 
+@pytest.mark.parametrize("count", [0, 3])
 @pytest.mark.parametrize("limit", [None, 1])
 @pytest.mark.parametrize("what", ["submit", "cancel", "the end"])
-def test_a_group_near_the_limit_leaves_no_future_unresolved(limit: int | None, what: str) -> None:
+def test_a_group_near_the_limit_leaves_no_future_unresolved(
+    limit: int | None, what: str, count: int
+) -> None:
     for slack in [*SLACKS, *range(42, 71, 4)]:
         service = new_service(1)
         futures: list[Any] = []
@@ -461,15 +464,15 @@ def test_a_group_near_the_limit_leaves_no_future_unresolved(limit: int | None, w
             "cancel": group.cancel,
             "the end": partial(group.__exit__, None, None, None),
         }
-        in_thread(partial(_use_near_the_limit, group, futures, acts[what], slack))
+        in_thread(partial(_use_near_the_limit, group, futures, count, acts[what], slack))
         assert all(future.done() for future in futures), f"slack {slack}"
         fault = slots_fault(service, 1, 3, BRIEFLY)
         assert fault == "", f"slack {slack}: {fault}"
 
 
 def _use_near_the_limit(
-    group: TaskGroup, futures: list[Any], act: Callable[[], object], slack: int
+    group: TaskGroup, futures: list[Any], count: int, act: Callable[[], object], slack: int
 ) -> None:
     with group:
-        futures += [group.submit(int) for _ in range(3)]
+        futures += [group.submit(int) for _ in range(count)]
         call_near_the_limit(slack, act)
