@@ -10,7 +10,7 @@ from .describing import describe
 from .graph import Node, graph, is_queued
 from .lending import lend_for, withdraw
 from .locking import exactly, guard, headroom
-from .slots import free_slot, hand_out, look
+from .slots import give_up_slot, hand_out, look
 from .state import Worker, current_body, current_worker
 from .submission import clock
 
@@ -159,8 +159,7 @@ class SlotYielded:
             body.lend = None  # Its borrower keeps what it had lent.
             body.slots.unslotted.add(body)  # explore: yield-unslotted
             if body.slot:
-                body.slot = False
-                free_slot(body.slots)  # explore: yield-frees
+                give_up_slot(body)  # explore: yield-frees
         body.slots.recorder.yielded(body)
         look(body.slots)  # explore: yielded-so-look
 

@@ -139,6 +139,7 @@ def _lend(lender: Worker, future: Submission[Any]) -> None:
         slots.lends.append(lend)
     else:
         resuming.worker.debts.append(lend)  # explore: lend-to-resuming
+        resuming.worker.slot = True
         grant(resuming.worker)
     lender.lend, lender.slot = lend, False
     slots.recorder.lent(lender, future)
@@ -150,6 +151,7 @@ def withdraw(lender: Worker) -> bool:
     if lend is None or lend.future is None:
         return False
     lender.slots.lends.remove(lend)
+    lender.slot = True
     grant(lender)
     return True
 
@@ -163,7 +165,8 @@ def fetch(slots: Slots) -> None:
         return
     worker = take_spare(slots)
     try:
-        next(worker.wake)
+        for _ in worker.wake:
+            break
     except BaseException:
         slots.spare.insert(0, worker.wake)
         raise
@@ -180,6 +183,7 @@ def fetch_or_refuse(slots: Slots) -> None:
             lender = slots.lends.popleft().lender
             assert lender.node is not None
             lender.node.error = error
+            lender.slot = True
             grant(lender)  # explore: refused-rings
 
 
@@ -249,6 +253,7 @@ def end_debts(worker: Worker) -> None:
             continue
         if worker.slot:
             worker.slot = False
+            lender.slot = True
             grant(lender)
         else:
             lender.lend = None

@@ -20,7 +20,7 @@ from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
 from .recording import NAMED, RAISED
 from .reporting import Failure, name_of, report
-from .slots import free_slot, hand_out, keep, look, open_one
+from .slots import give_up_slot, hand_out, keep, look, open_one
 from .state import SIGNAL, Slots, Worker, current_worker
 from .submission import ENDING, FINISHED, RUNNING, Submission, clock
 
@@ -57,7 +57,12 @@ def work(worker: Worker) -> None:
                 break
         _leave_slot(worker)  # explore: end-leaves-slot
     except BaseException as exception:
-        _bury(worker, exception)
+        try:
+            _bury(worker, exception)
+        except BaseException:
+            _bury(worker, exception)  # One more from outside. What is done is not done again.
+        args = type(exception), exception, exception.__traceback__, worker
+        threading.excepthook(threading.ExceptHookArgs(args))
     finally:
         current_worker.set(None)
         worker.go_idle()
@@ -237,8 +242,7 @@ def _leave_slot(worker: Worker) -> None:
     worker.signalled = False
     if worker.slot:
         with guard.lock:
-            worker.slot = False
-            free_slot(slots)  # explore: leave-slot-free
+            give_up_slot(worker)  # explore: leave-slot-free
     look(slots)  # explore: left-so-look
 
 
@@ -439,10 +443,8 @@ def end(
 
 
 def _bury(worker: Worker, exception: BaseException) -> None:
-    """A worker ends unexpectedly: with it goes only what it was executing."""
+    """A worker ends unexpectedly: with it goes only what it was executing. Repeatable."""
     slots = worker.slots
-    args = type(exception), exception, exception.__traceback__, worker
-    threading.excepthook(threading.ExceptHookArgs(args))
     future, claimed = worker.future, worker.fn is not None
     if future is not None and (claimed or future.claim()):
         if future.state is RUNNING:

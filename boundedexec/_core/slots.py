@@ -1,4 +1,4 @@
-"""Slots: how one is opened, freed, granted to a body that resumes, and closed.
+"""Slots: how one is opened, granted to a body that resumes, and closed.
 
 All that moves a slot is under `guard.lock`, beside submitters and idle workers that take none: they
 take entries out of `free`, and put entries in. So what is put in is looked after (`look`).
@@ -20,43 +20,43 @@ _END = sys.maxsize
 
 
 def open_one(slots: Slots) -> None:
-    """Open one more slot, where none is free and the bound allows it; first for bodies that
-    resume, which found none free."""
-    while not slots.free and slots.opened < slots.bound:
-        slots.opened += 1
-        free_slot(slots)
+    """Open one more slot where the bound allows it: for each body that resumes, and where none
+    is free."""
+    # Here and below, what belongs together is done without a call, after which an exception
+    # from outside could come.
+    while slots.opened < slots.bound and (slots.resuming or not slots.free):
+        if slots.resuming:  # explore: opened-for-resuming
+            first = next(iter(slots.resuming))
+            slots.opened += 1
+            first.slot = True
+            grant(first)
+        else:
+            worker = take_spare(slots)
+            place = _END if worker.begun else 0
+            worker.slot = worker.signalled = True
+            slots.free[place:place] = [worker.wake]
+            slots.opened += 1
 
 
-def free_slot(slots: Slots) -> None:
-    """A slot has no worker: have it free with one, unless it is needed elsewhere."""
-    if not _goes_elsewhere(slots):
-        worker = take_spare(slots)
-        worker.slot = worker.signalled = True
-        slots.free.insert(_END if worker.begun else 0, worker.wake)
+def give_up_slot(worker: Worker) -> None:
+    """Close its slot, and open one where that is needed."""
+    slots = worker.slots
+    worker.slot = False
+    slots.opened -= 1  # explore: given-up-closed
+    open_one(slots)  # explore: given-up-so-open
 
 
 def keep(worker: Worker) -> bool:
     """Whether a worker between two bodies keeps its slot; if not, it has given it up."""
-    worker.slot = not _goes_elsewhere(worker.slots)
+    slots = worker.slots
+    if slots.resuming or slots.opened > slots.bound:
+        give_up_slot(worker)
     return worker.slot
 
 
-def _goes_elsewhere(slots: Slots) -> bool:
-    """Close a slot that no worker has, or grant it to a body that resumes; False where
-    neither is to happen."""
-    if slots.opened > slots.bound:
-        slots.opened -= 1  # explore: freed-above-bound
-    elif slots.resuming:  # explore: freed-for-resuming
-        grant(next(iter(slots.resuming)))
-    else:
-        return False
-    return True
-
-
 def grant(worker: Worker) -> None:
-    """Have a body go on with a slot that no worker has. If it has lent one, its borrower
+    """Have a body go on with the slot that it was given. If it has lent one, its borrower
     keeps that."""
-    worker.slot = True
     worker.lend = None  # explore: granted-closes-lend
     worker.slots.unslotted.discard(worker)  # explore: granted-slotted
     worker.slots.resuming.pop(worker, None)  # explore: granted-out-of-line
@@ -65,23 +65,23 @@ def grant(worker: Worker) -> None:
 
 
 def hand_out(slots: Slots) -> None:
-    """Give free slots to the bodies that resume, close those above the bound, and open one
-    where none is left and there may be more."""
-    while (slots.resuming or slots.opened > slots.bound) and _take_free(slots):
-        _goes_elsewhere(slots)  # explore: taken-goes-elsewhere
-    open_one(slots)  # explore: taken-so-open
+    """Give slots to the bodies that resume, close those above the bound, and open one where
+    none is left and there may be more."""
+    open_one(slots)  # explore: bound-opens
+    while (slots.resuming or slots.opened > slots.bound) and _close_free(slots):
+        open_one(slots)  # explore: closed-so-open
 
 
 def set_bound(slots: Slots, max_workers: int | None) -> None:
     slots.bound = UNBOUNDED if max_workers is None else max_workers
-    hand_out(slots)  # explore: bound-opens
+    hand_out(slots)
 
 
-def _take_free(slots: Slots) -> bool:
-    """Take a slot out of `free`; its worker, if it has a thread, is idle without one."""
+def _close_free(slots: Slots) -> bool:
+    """Close a free slot; its worker, if it has a thread, is idle without one."""
     try:
-        # One run: an exception from outside cannot come between the two places.
         for wake in slots.frees:
+            slots.opened -= 1  # explore: free-closed
             wake.worker.slot = wake.worker.signalled = False
             slots.spare.insert(_END if wake.worker.begun else 0, wake)
             return True
@@ -92,7 +92,12 @@ def _take_free(slots: Slots) -> bool:
 
 def take_spare(slots: Slots) -> Worker:
     """A worker without a slot: an idle one, or one that can be started."""
-    return slots.spare.pop().worker if slots.spare else slots.new_worker()
+    try:
+        for wake in slots.spares:
+            return wake.worker
+    except IndexError:
+        pass
+    return slots.new_worker()
 
 
 def look(slots: Slots) -> None:

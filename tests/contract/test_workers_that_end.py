@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -138,6 +139,29 @@ def test_every_idle_thread_may_be_aborted_at_once() -> None:
     errors = [future.exception(LIMIT) for future in futures]
     assert sum(error is not None for error in errors) <= 4
     check_slots(service, 4)
+
+
+def test_a_thread_that_is_aborted_again_when_it_says_so_costs_no_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[object] = []
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        heard.append(args.exc_type)
+        raise Abort
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    service = new_service(1)
+    for _ in range(10):
+        ident = service.submit(threading.get_ident).result(LIMIT)
+        assert service.block_till_done(LIMIT)
+        abort(ident)
+        service.submit(pow, 2, 3).exception(LIMIT)  # Which may be what is aborted.
+        if heard:
+            break
+    assert heard[0] is Abort
+    check_slots(service, 1)
 
 
 def check_aborted(service: Service, gate: Gate, inside: Callable[[], Any]) -> None:
