@@ -68,9 +68,9 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
 
             warn_of_threads(type(self))
 
-    def attach(self, slots: Slots) -> None:
+    def _attach(self, slots: Slots) -> None:
         slots.wrappable = True
-        super().attach(slots)
+        super()._attach(slots)
 
     if not TYPE_CHECKING:
         # A function of its own: while `install` has the stdlib's name be ours, a wrapper is

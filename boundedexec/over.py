@@ -42,7 +42,7 @@ class Over(Service):
             checked_seconds("slow_after", slow_after),
         )
         beneath = _beneath(executor, checked_integer("retries", retries, 0))
-        self.attach(set_up(Feed(settings, checked_bound(max_workers), beneath)))
+        self._attach(set_up(Feed(settings, checked_bound(max_workers), beneath)))
 
     def slot_yielded(self) -> AbstractContextManager[None]:
         raise RuntimeError(

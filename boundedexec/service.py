@@ -107,9 +107,9 @@ class Service(concurrent.futures.Executor):
             daemon,
             checked_seconds("slow_after", slow_after),
         )
-        self.attach(make_slots(settings, checked_bound(max_workers)))
+        self._attach(make_slots(settings, checked_bound(max_workers)))
 
-    def attach(self, slots: Slots) -> None:
+    def _attach(self, slots: Slots) -> None:
         """Have `slots` be this service's, and finish when it is collected. For the core."""
         self._slots = slots
         slots.service = weakref.ref(self, partial(retire, slots))

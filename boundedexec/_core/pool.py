@@ -328,7 +328,7 @@ def _lose(slots: Slots) -> None:
         fresh.checked = slots.checked
         fresh.broken = slots.broken
         fresh.ending = slots.refusal is not None
-        service.attach(fresh)
+        service._attach(fresh)
 
 
 # Before `threading` joins its threads, as the stdlib's pool does: `atexit` is too late,
