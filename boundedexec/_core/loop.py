@@ -61,8 +61,8 @@ def work(worker: Worker) -> None:
             _bury(worker, exception)
         except BaseException:
             _bury(worker, exception)  # One more from outside. What is done is not done again.
-        args = type(exception), exception, exception.__traceback__, worker
-        threading.excepthook(threading.ExceptHookArgs(args))
+        args = threading.ExceptHookArgs
+        threading.excepthook(args((type(exception), exception, exception.__traceback__, worker)))
     finally:
         current_worker.set(None)
         worker.go_idle()
