@@ -132,7 +132,6 @@ def resume(body: Worker, deadline: float | None = None) -> None:
             except RuntimeError:
                 pass  # No thread for what it could lend; it goes on waiting.
             slots.recorder.resumes(body)
-        look(slots)  # One more slot may be open, and free.  # explore: resumes-so-look
         while not body.slot and node.lock.acquire(True, seconds_left(deadline)):
             pass
     finally:

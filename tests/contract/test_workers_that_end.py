@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import random
 import sys
 import threading
@@ -299,11 +300,11 @@ def test_aborts_at_random_moments_lose_no_slot() -> None:
     seed = random.randrange(10**6)
     print("seed", seed)
     rng = random.Random(seed)
-    idents: set[int] = set()
+    seen: set[threading.Thread] = set()
     futures: list[Future[int]] = []
 
     def body(depth: int) -> int:
-        idents.add(threading.get_ident())
+        seen.add(threading.current_thread())
         for _ in range(50):
             pass
         return depth and int(service.submit(body, depth - 1).result()) + 1
@@ -311,14 +312,11 @@ def test_aborts_at_random_moments_lose_no_slot() -> None:
     for turn in range(300):
         futures += [service.submit(body, n) for n in range(3)]
         if turn % 3 == 0:
-            # Only of threads that live: an ident is given out again.
-            alive = {
-                thread.ident or 0
-                for thread in threading.enumerate()
-                if thread.name.startswith("aborted_")
-            }
-            for ident in sorted(alive & set(idents))[: rng.randrange(3)]:
-                abort(ident)
+            # Only of threads that live, and have begun: an ident is given out again, and what
+            # strikes a thread before its first instruction nobody can catch.
+            alive = {thread for thread in seen.copy() if thread.is_alive()}
+            for thread in sorted(alive, key=operator.attrgetter("name"))[: rng.randrange(3)]:
+                abort(thread.ident or 0)
     for future in futures:
         error = future.exception(LIMIT)
         assert error is None or isinstance(error, Abort)

@@ -393,12 +393,6 @@ MUTATIONS = [
         "block_till_done_beside_a_yield",
     ),
     Mutation(
-        "resumes-so-look",
-        "a body that resumes opens a slot, and does not look at the queue",
-        "drop",
-        "resume_that_opens_beside_a_submit",
-    ),
-    Mutation(
         "resume-came-back",
         "a body that resumes does not see that its slot came back in between",
         "drop",
