@@ -247,7 +247,7 @@ class Runs:
         assert call is not None
         while True:
             group = table[number] if number in table else _NO_RUNS  # noqa: SIM401
-            current = _find(group, run.key)
+            current = _find(group, run.key) if group else None
             if current is None:
                 entered = (*group, run) if group else (run,)
                 # Nothing is called from here until it is outstanding; so no `get`.
@@ -330,11 +330,16 @@ class Runs:
     def _take_out(self, run: Run) -> None:
         table, number = self.table, run.hash
         while True:
-            group = table[number] if number in table else _NO_RUNS  # noqa: SIM401
-            following = run.successor
-            others = tuple([other for other in group if other is not run])
-            if len(others) == len(group):
+            try:
+                group = table[number]
+            except KeyError:
                 return
+            following = run.successor
+            others = _NO_RUNS
+            if len(group) > 1 or group[0] is not run:
+                others = tuple([other for other in group if other is not run])
+                if len(others) == len(group):
+                    return
             if isinstance(following, Run):
                 others = (*others, following)
             # Nothing is called from here on. What follows may have been cancelled.
