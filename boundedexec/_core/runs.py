@@ -335,8 +335,9 @@ class Runs:
             except KeyError:
                 return
             following = run.successor
-            others = _NO_RUNS
-            if len(group) > 1 or group[0] is not run:
+            if len(group) == 1 and group[0] is run:
+                others = _NO_RUNS
+            else:
                 others = tuple([other for other in group if other is not run])
                 if len(others) == len(group):
                     return
