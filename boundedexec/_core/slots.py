@@ -75,6 +75,11 @@ def hand_out(slots: Slots) -> None:
 def set_bound(slots: Slots, max_workers: int | None) -> None:
     slots.bound = UNBOUNDED if max_workers is None else max_workers
     hand_out(slots)
+    # What a body waits for may have been about to start, and now waits for a slot to be lent.
+    for worker in slots.workers:
+        if worker.node is not None:
+            worker.node.changed = True
+            worker.node.ring()
 
 
 def _close_free(slots: Slots) -> bool:

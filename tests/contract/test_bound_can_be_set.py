@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from contract_helpers import LIMIT, MOMENT, Executing, Gate, check_slots, full, new_service
+from contract_helpers import (
+    LIMIT,
+    MOMENT,
+    Executing,
+    Gate,
+    check_slots,
+    full,
+    new_service,
+    wait_until,
+)
 
 import boundedexec
 from boundedexec import Coalescer, Service
@@ -239,6 +249,24 @@ def test_resizing_beside_a_load_loses_nothing() -> None:
         assert future.result(LIMIT) == 1
     service.max_workers = 3
     check_slots(service, 3)
+
+
+def test_a_body_that_waits_already_lends_when_the_bound_becomes_smaller() -> None:
+    ready, threads = threading.Event(), list[int]()
+
+    def initializer() -> None:
+        threads.append(1)
+        if len(threads) > 1:
+            ready.wait(LIMIT)  # It has a slot, and has taken nothing.
+
+    service = new_service(0, initializer=initializer)
+    outer = service.submit(lambda: service.submit(pow, 2, 3).result())
+    wait_until(lambda: len(threads) > 1)
+    time.sleep(0.05)  # Until it waits.
+    service.max_workers = 1
+    ready.set()
+    assert outer.result(LIMIT) == 8
+    check_slots(service, 1)
 
 
 # What is a number of workers.
