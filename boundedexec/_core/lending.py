@@ -139,7 +139,6 @@ def _lend(lender: Worker, future: Submission[Any]) -> None:
         slots.lends.append(lend)
     else:
         resuming.worker.debts.append(lend)  # explore: lend-to-resuming
-        resuming.worker.slot = True
         grant(resuming.worker)
     lender.lend, lender.slot = lend, False
     slots.recorder.lent(lender, future)
@@ -151,7 +150,6 @@ def withdraw(lender: Worker) -> bool:
     if lend is None or lend.future is None:
         return False
     lender.slots.lends.remove(lend)
-    lender.slot = True
     grant(lender)
     return True
 
@@ -183,7 +181,6 @@ def fetch_or_refuse(slots: Slots) -> None:
             lender = slots.lends.popleft().lender
             assert lender.node is not None
             lender.node.error = error
-            lender.slot = True
             grant(lender)  # explore: refused-rings
 
 
@@ -253,7 +250,7 @@ def end_debts(worker: Worker) -> None:
             continue
         if worker.slot:
             worker.slot = False
-            lender.slot = True
+            lender.slot = True  # Before the call: see `open_one`.
             grant(lender)
         else:
             lender.lend = None

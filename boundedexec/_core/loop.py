@@ -61,8 +61,7 @@ def work(worker: Worker) -> None:
             _bury(worker, exception)
         except BaseException:
             _bury(worker, exception)  # One more from outside. What is done is not done again.
-        args = threading.ExceptHookArgs
-        threading.excepthook(args((type(exception), exception, exception.__traceback__, worker)))
+        _report_end(worker, exception)
     finally:
         current_worker.set(None)
         worker.go_idle()
@@ -462,3 +461,9 @@ def _bury(worker: Worker, exception: BaseException) -> None:
     if worker.signalled:
         slots.quiet[SIGNAL] = slots.free  # explore: bury-signal
     _leave_slot(worker)  # explore: bury-slot
+
+
+def _report_end(worker: Worker, exception: BaseException) -> None:
+    # Not in `work`: a frame of the traceback that named these would keep them, and itself.
+    args = type(exception), exception, exception.__traceback__, worker
+    threading.excepthook(threading.ExceptHookArgs(args))

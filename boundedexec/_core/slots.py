@@ -55,8 +55,9 @@ def keep(worker: Worker) -> bool:
 
 
 def grant(worker: Worker) -> None:
-    """Have a body go on with the slot that it was given. If it has lent one, its borrower
+    """Have a body go on with a slot that no worker has. If it has lent one, its borrower
     keeps that."""
+    worker.slot = True
     worker.lend = None  # explore: granted-closes-lend
     worker.slots.unslotted.discard(worker)  # explore: granted-slotted
     worker.slots.resuming.pop(worker, None)  # explore: granted-out-of-line
@@ -73,13 +74,14 @@ def hand_out(slots: Slots) -> None:
 
 
 def set_bound(slots: Slots, max_workers: int | None) -> None:
-    slots.bound = UNBOUNDED if max_workers is None else max_workers
+    before, slots.bound = slots.bound, UNBOUNDED if max_workers is None else max_workers
     hand_out(slots)
-    # What a body waits for may have been about to start, and now waits for a slot to be lent.
-    for worker in slots.workers:
-        if worker.node is not None:
-            worker.node.changed = True
-            worker.node.ring()
+    if slots.bound < before:
+        # What a body waits for may have been about to start, and now waits for a lent slot.
+        for worker in slots.workers:
+            if worker.node is not None:
+                worker.node.changed = True
+                worker.node.ring()
 
 
 def _close_free(slots: Slots) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -262,7 +261,7 @@ def test_a_body_that_waits_already_lends_when_the_bound_becomes_smaller() -> Non
     service = new_service(0, initializer=initializer)
     outer = service.submit(lambda: service.submit(pow, 2, 3).result())
     wait_until(lambda: len(threads) > 1)
-    time.sleep(0.05)  # Until it waits.
+    wait_until(lambda: any(task.waits_for for task in service.tasks()))
     service.max_workers = 1
     ready.set()
     assert outer.result(LIMIT) == 8
