@@ -136,7 +136,8 @@ def _lend(lender: Worker, future: Submission[Any]) -> None:
     lend = Lend(lender, future if resuming is None else None)
     if resuming is None:
         fetch(slots)  # It comes to the lends once the lock is released.
-        slots.lends.append(lend)
+        lends = slots.lends
+        lends += (lend,)  # No call until the lender knows: see `open_one`.
     else:
         resuming.worker.debts.append(lend)  # explore: lend-to-resuming
         grant(resuming.worker)
@@ -192,11 +193,13 @@ def borrow(worker: Worker) -> bool:
     slots = worker.slots
     if slots.fetcher is worker:
         slots.fetcher = None  # explore: fetched-none
-    while slots.lends:
-        lend = slots.lends.popleft()
+    lends, debts = slots.lends, worker.debts
+    while lends:
+        lend = lends[0]
         future, lend.future = lend.future, None
-        worker.debts.append(lend)
+        del lends[0]
         worker.slot = True
+        debts += (lend,)
         if _start(worker, future):
             fetch_or_refuse(slots)  # explore: fetched-so-next
             return True
