@@ -16,7 +16,16 @@ from .locking import headroom, holding
 from .reporting import Failure, name_of
 from .state import Slots, current_body, current_worker
 from .stdlib_waits import Waiters
-from .submission import ENDING, FINISHED, RUNNING, Callback, Submission, Watch, install, uninstall
+from .submission import (
+    ENDING,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    Submission,
+    Watch,
+    install,
+    uninstall,
+)
 
 T = TypeVar("T")
 
@@ -130,19 +139,17 @@ class Future(Submission[T]):
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Call `fn(future)` once it is over: on the body's thread, as part of the body,
         or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
-        if not self.done():
-            made = Watch()
-            made.callbacks.append(fn)
-            watch = self.watched(made)
-            if watch is made or holding(watch.lock, self._add_callback, watch, fn):
-                return
-        self.call_one(fn)
-
-    def _add_callback(self, watch: Watch, fn: Callback) -> bool:
-        if self.done():  # explore: callback-too-late
-            return False
-        watch.callbacks.append(fn)
-        return True
+        if self.done():
+            self.call_one(fn)
+            return
+        made = Watch()
+        made.callbacks.append(fn)
+        watch = self.watched(made)
+        if watch is not made:
+            watch.callbacks.append(fn)
+        # Added, so look: the thread that ended it may have seen no Watch, or no callback.
+        if self.state not in (PENDING, RUNNING):  # explore: added-then-look
+            self.settle()
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else self.state
@@ -210,15 +217,12 @@ class Future(Submission[T]):
         @property
         def _condition(self) -> Any:
             self.done()
-            # Not `watched` again, here and in `_waiters`: the stdlib's `wait` asks once more
-            # to release it. Were the future about to end then, this thread would call back
-            # under the lock, and the worker wait for that.
             return (self.watch or self.watched()).lock
 
         @property
         def _waiters(self) -> Any:
-            # And it has read the state under the lock, and relies on it until its waiter is
-            # in here.
+            # Not `watched` again: who asks has read the state under the lock, and relies on it
+            # until its waiter is in here.
             waiters = (self.watch or self.watched()).waiters
             # The stdlib's waits install themselves here: in a body, so that they lend.
             return waiters if current_body() is None else Waiters(self, waiters)

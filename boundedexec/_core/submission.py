@@ -158,19 +158,18 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     # Watching and ending.
 
     def watched(self, made: Watch | None = None) -> Watch:
-        """The Watch: the one that was `made`, if there was none."""
+        """The Watch: the one that was `made`, if there was none.
+
+        Calls nothing back, for a wait comes here under the lock of the slow path.
+        """
         watch = self.watch
-        published = watch is None
         if watch is None:
             watch = self.__dict__.setdefault("watch", made or Watch())
         # Published, so look: the thread that stored the outcome may have seen no Watch. Then
         # the stdlib's `wait` would read "not finished" under the lock, and nobody would
         # notify it.
-        state = self.state
-        if state is ENDING or state is CANCELLING:  # explore: published-then-state
-            self.settle()
-        elif published and state is not PENDING and state is not RUNNING:
-            self.call_back()  # explore: published-too-late
+        if self.state in _FINAL:  # explore: published-then-state
+            self.close()  # explore: published-so-close
         return watch
 
     def settle(self) -> None:

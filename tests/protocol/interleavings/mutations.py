@@ -202,10 +202,16 @@ MUTATIONS = [
         "free",
     ),
     Mutation(
-        "published-too-late",
-        "a callback in a Watch that is published after the end is not called",
-        "drop",
+        "added-then-look",
+        "who adds a callback does not look whether the future is over",
+        "if False:",
         "callbacks_beside_an_end",
+    ),
+    Mutation(
+        "published-so-close",
+        "who looks at what was ended calls back, too",
+        "self.settle()",
+        "a_callback_waits_beside_a_waiting_body",
     ),
     Mutation(
         "close-by-one-look",
@@ -219,12 +225,6 @@ MUTATIONS = [
         "the end of what is watched is not made final before the callbacks",
         "drop",
         "result_beside_an_end",
-    ),
-    Mutation(
-        "callback-too-late",
-        "a callback is added to what is over",
-        "if False:",
-        "callbacks_beside_an_end",
     ),
     Mutation(
         "bell-then-look",

@@ -139,6 +139,15 @@ class Package:
         self._numbers = itertools.count()
         for kind in rooms["submission"].Submission, rooms["threads"].ListedThread:
             kind.__hash__ = lambda thing: self._hash(thing)  # pyright: ignore[reportUnknownLambdaType]
+        #: Whether a done-callback was called under the lock of the slow path.
+        self.called_locked = False
+        call_one = rooms["submission"].Submission.call_one
+
+        def look_and_call(future: Any, callback: Any) -> None:
+            self.called_locked |= self.rooms.locking.guard.lock.is_mine()
+            call_one(future, callback)
+
+        rooms["submission"].Submission.call_one = look_and_call
         self.Service = rooms["service"].Service
         self.Coalescer = rooms["coalescer"].Coalescer
         self.Limiter = rooms["limiting"].Limiter
@@ -194,6 +203,7 @@ class Package:
     def reset(self) -> None:
         """Forget what an execution that was broken off has left."""
         self._numbers = itertools.count()
+        self.called_locked = False
         self.rooms.pool._everything.slots.clear()
         for values in self.rooms.state.current_worker, self.rooms.pool.admitting:
             values.forget()

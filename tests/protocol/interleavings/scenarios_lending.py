@@ -492,3 +492,16 @@ def a_callback_waits_for_the_lender(world: World) -> None:
     world.beyond = 1
     outer.append(world.submit("outer", lambda: world.without_slot(wait)))
     known.open()
+
+
+@scenario(2, 2)
+def a_callback_waits_beside_a_waiting_body(world: World) -> None:
+    """A body begins to wait for another that ends, and whose callback waits for a third,
+    which yields: no callback runs under the lock of the slow path."""
+    world.service(3)
+    yielded = Gate()
+    first = world.submit("first", lambda: 7)
+    first.add_done_callback(lambda _: yielded.wait())  # pyright: ignore[reportUnknownLambdaType]
+    second = world.submit("second", lambda: world.without_slot(first.result))
+    world.submit("third", lambda: (yielding(world)(), yielded.open()))
+    world.after.append(lambda: same(second.result(), 7))

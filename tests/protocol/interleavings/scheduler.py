@@ -172,15 +172,18 @@ class RLock:
         self._owner: Task | None = None
         self._count = 0
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+    def is_mine(self) -> bool:
         run = Run.mine()
-        me = None if run is None else run.running
-        if self._owner is not None and self._owner is me:
+        return self._owner is not None and run is not None and self._owner is run.running
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self.is_mine():
             self._count += 1
             return True
         if not self._lock.acquire(blocking, timeout):
             return False
-        self._owner, self._count = me, 1
+        run = Run.mine()
+        self._owner, self._count = None if run is None else run.running, 1
         return True
 
     def release(self) -> None:

@@ -168,6 +168,7 @@ class World:
         for name, count in self.ran.items():
             assert count == 1, f"{name} ran {count} times"
         assert not self.package.rooms.graph.graph.waiting, "the graph keeps something"
+        assert not self.package.called_locked, "a callback was called under the lock"
         for check in self.after:
             check()
 
