@@ -150,7 +150,9 @@ def withdraw(lender: Worker) -> bool:
     lend = lender.lend
     if lend is None or lend.future is None:
         return False
-    lender.slots.lends.remove(lend)
+    place = lender.slots.lends.index(lend)
+    del lender.slots.lends[place]
+    lender.slot = True  # Before the call: see `open_one`.
     grant(lender)
     return True
 
