@@ -22,7 +22,6 @@ from .submission import (
     PENDING,
     RUNNING,
     Submission,
-    Watch,
     install,
     uninstall,
 )
@@ -98,7 +97,10 @@ class Future(Submission[T]):
         """Return once finished; raise if cancelled or out of time."""
         try:
             if timeout is None or timeout > 0:
-                (self._sleep if current_worker.get() is None else self._block)(timeout)
+                if current_worker.values.get(_thread.get_ident()) is None:
+                    self._sleep(-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+                else:
+                    self._block(timeout)
             if self.state is not FINISHED and not self.done():
                 queued = "the submission has not started: no slot was free for it"
                 raise concurrent.futures.TimeoutError(*([queued] if is_queued(self) else []))
@@ -107,24 +109,20 @@ class Future(Submission[T]):
         finally:
             del self  # As in `result`.
 
-    def _sleep(self, timeout: float | None) -> None:
+    def _sleep(self, seconds: float) -> None:
         """Wait on a thread that is no service's.
 
         In few calls, for each keeps the other thread waiting for the interpreter.
         """
-        seconds = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         bell = _thread.allocate_lock()
         bell.acquire()
         bells = self.watched().bells
-        try:
-            bells.append(bell)
-            # Stored, so look: the thread that ends it stores the state, and then rings.
-            if not self.done():  # explore: bell-then-look
-                bell.acquire(True, seconds)
-        finally:
-            if bell in bells:
-                bells.remove(bell)
-            del self
+        bells.append(bell)
+        # Added, so look: the thread that ends it stores the state, and then looks for bells.
+        if self.state not in (PENDING, RUNNING) or self.owner.lost:  # explore: bell-then-look
+            self.close()
+        elif not bell.acquire(True, seconds):
+            bells.remove(bell)
 
     def _block(self, timeout: float | None) -> None:
         node = _WaitForOne(self)
@@ -142,11 +140,7 @@ class Future(Submission[T]):
         if self.done():
             self.call_one(fn)
             return
-        made = Watch()
-        made.callbacks.append(fn)
-        watch = self.watched(made)
-        if watch is not made:
-            watch.callbacks.append(fn)
+        self.watched().callbacks.append(fn)
         # Added, so look: the thread that ended it may have seen no Watch, or no callback.
         if self.state not in (PENDING, RUNNING):  # explore: added-then-look
             self.settle()
@@ -194,11 +188,11 @@ class Future(Submission[T]):
 
     def _set(self, value: T | None, exception: BaseException | None) -> None:
         headroom()
-        holding(self.watched().lock, self._store, value, exception)
+        holding(self.listeners().lock, self._store, value, exception)
         self.settle()
 
     def _store(self, value: T | None, exception: BaseException | None) -> None:
-        """Under the lock of its Watch, for it may be set by two threads at once."""
+        """Under its lock, for it may be set by two threads at once."""
         if not (self.claim() or self.state is RUNNING):
             raise InvalidStateError(f"{self.state}: {self!r}")
         if exception is not None:
@@ -217,13 +211,14 @@ class Future(Submission[T]):
         @property
         def _condition(self) -> Any:
             self.done()
-            return (self.watch or self.watched()).lock
+            return self.listeners().lock
 
         @property
         def _waiters(self) -> Any:
-            # Not `watched` again: who asks has read the state under the lock, and relies on it
+            # Not closed here: who asks has read the state under the lock, and relies on it
             # until its waiter is in here.
-            waiters = (self.watch or self.watched()).waiters
+            listeners = (self.watch and self.watch.listeners) or self.listeners()
+            waiters = listeners.waiters
             # The stdlib's waits install themselves here: in a body, so that they lend.
             return waiters if current_body() is None else Waiters(self, waiters)
 

@@ -325,8 +325,8 @@ def _direct(worker: Worker) -> Iterator[Node]:
 def _nodes_at(future: Submission[Any]) -> Iterator[Node]:
     """The waits that are installed in `future`. The stdlib's, in a body, are the events of
     its waiters."""
-    watch = future.watch
-    for waiter in [] if watch is None else list(watch.waiters):
+    listeners = future.watch and future.watch.listeners
+    for waiter in list(listeners.waiters) if listeners else []:
         node: Any = getattr(waiter, "event", waiter)
         if isinstance(node, Node):
             yield node

@@ -1,8 +1,8 @@
 """A submission and its outcome: the claim, the states, the end. What a caller does is above.
 
 A submission and its future are one object, as lean as one can be: what only some
-futures need (a lock, waiters, callbacks) stands in a `Watch`, made by the first thread
-that watches. The protocol of states is in README.md, beside this file.
+futures need (callbacks, waiters and their lock) stands in a `Watch`, made by the first
+thread that watches. The protocol of states is in README.md, beside this file.
 """
 
 from __future__ import annotations
@@ -92,9 +92,24 @@ NOBODY = Owner()
 
 
 class Watch:
-    """What a watched future has: the lock of its last transition, and who hears of it."""
+    """What a watched future has: who hears of its end."""
 
-    __slots__ = ("lock", "waiters", "unnotified", "callbacks", "bells")
+    __slots__ = ("bells", "callbacks", "__dict__")
+
+    #: An ordinary attribute, for few need them. Made by `dict.setdefault`.
+    listeners: Listeners | None = None
+
+    def __init__(self) -> None:
+        #: Locks that are released at the end: those of threads that sleep in `result`.
+        self.bells: list[_thread.LockType] = []
+        #: Grows until the state is final, and shrinks from then on.
+        self.callbacks: deque[Callback] = deque()
+
+
+class Listeners:
+    """What hears of the end as the stdlib's waiters do, and the lock of the last transition."""
+
+    __slots__ = ("lock", "waiters", "unnotified")
 
     def __init__(self) -> None:
         # Reentrant: a signal handler or a `__del__` may come in between.
@@ -103,10 +118,6 @@ class Watch:
         self.waiters: list[Any] = []
         #: Those that have not heard yet that the state is final; empty before it is.
         self.unnotified: list[Any] = []
-        #: Grows until the state is final, and shrinks from then on.
-        self.callbacks: deque[Callback] = deque()
-        #: Locks that are released at the end: those of threads that sleep in `result`.
-        self.bells: list[_thread.LockType] = []
 
 
 #: The failure of every cancelled future.
@@ -157,20 +168,23 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
 
     # Watching and ending.
 
-    def watched(self, made: Watch | None = None) -> Watch:
-        """The Watch: the one that was `made`, if there was none.
+    def watched(self) -> Watch:
+        """The Watch, made where there was none. What is added to it may come too late: look."""
+        return self.watch or self.__dict__.setdefault("watch", Watch())
+
+    def listeners(self, made: Listeners | None = None) -> Listeners:
+        """Those of its Watch: the ones that were `made`, if there were none.
 
         Calls nothing back, for a wait comes here under the lock of the slow path.
         """
-        watch = self.watch
-        if watch is None:
-            watch = self.__dict__.setdefault("watch", made or Watch())
-        # Published, so look: the thread that stored the outcome may have seen no Watch. Then
-        # the stdlib's `wait` would read "not finished" under the lock, and nobody would
-        # notify it.
+        watch = self.watched()
+        there = watch.listeners
+        listeners: Listeners = there or watch.__dict__.setdefault("listeners", made or Listeners())
+        # Published, so look: the thread that stored the outcome may have seen none. Then the
+        # stdlib's `wait` would read "not finished" under the lock, and nobody would notify it.
         if self.state in _FINAL:  # explore: published-then-state
             self.close()  # explore: published-so-close
-        return watch
+        return listeners
 
     def settle(self) -> None:
         """Make the state final where the outcome is stored, notify, and call back.
@@ -182,39 +196,33 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         self.call_back()
 
     def close(self) -> None:
-        """The first half of `settle`: the state is final, and waiters have been notified."""
-        # After the outcome was stored: a thread that makes a Watch does so in the other order.
+        """The first half of `settle`: the state is final, and who waits has heard of it."""
+        # After the outcome was stored: a thread that makes one does so in the other order.
         watch = self.watch
-        if watch is None:
+        listeners = None if watch is None else watch.listeners
+        if listeners is not None:
+            holding(listeners.lock, self._notify, listeners)
+        else:
             state = self.state
             if state in _FINAL:
                 self.state = _FINAL[state]
-            return
-        held: list[bool] = []
-        try:
-            # As `holding` does; a call less while others wait for the interpreter.
-            held += map(watch.lock.acquire, (True,))
-            # Read once: without a GIL, the thread that ends it may be storing the final state.
-            state = self.state
-            if state in _FINAL:
-                # No signal is looked for between these two.
-                watch.unnotified = watch.waiters.copy()
-                self.state = _FINAL[state]  # explore: close-by-one-look
-            if watch.unnotified:
-                self._notify(watch.unnotified)
-        finally:
-            if held:
-                watch.lock.release()
         # Last, for each step between this and its own sleep keeps them from the interpreter.
-        for bell in watch.bells.copy():  # explore: close-rings
+        for bell in () if watch is None else [*watch.bells]:  # explore: close-rings
             try:
                 bell.release()
             except RuntimeError:
                 pass  # Rung already: this is a repetition.
 
-    def _notify(self, unnotified: list[Any]) -> None:
-        """Notify the waiters, once. Where this was interrupted it is called again, and a
-        waiter may hear of it twice."""
+    def _notify(self, listeners: Listeners) -> None:
+        """Make the state final and notify the waiters, once; under their lock. Where this was
+        interrupted it is called again, and a waiter may hear of it twice."""
+        # Read once: without a GIL, a thread that saw no listeners may be storing the final state.
+        state = self.state
+        if state in _FINAL:
+            # No signal is looked for between these two.
+            listeners.unnotified = listeners.waiters.copy()
+            self.state = _FINAL[state]  # explore: close-by-one-look
+        unnotified = listeners.unnotified
         while unnotified:
             waiter = unnotified[0]
             if self.state is CANCELLED:
@@ -380,13 +388,13 @@ def install(future: AnyFuture, waiter: object) -> None:
     if not isinstance(future, Submission):
         holding(future._condition, future._waiters.append, waiter)  # pyright: ignore[reportPrivateUsage]
         return
-    made = Watch()
+    made = Listeners()
     made.waiters.append(waiter)
-    # Under its lock, in which `close` copies the waiters and makes the state final: one that
+    # Under their lock, in which the waiters are copied and the state becomes final: one that
     # was added in between would be in neither.
-    watch = future.watched(made)
-    if watch is not made:
-        holding(watch.lock, watch.waiters.append, waiter)  # explore: install-under-lock
+    listeners = future.listeners(made)
+    if listeners is not made:
+        holding(listeners.lock, listeners.waiters.append, waiter)  # explore: install-under-lock
 
 
 def uninstall(future: AnyFuture, waiter: object) -> None:
@@ -395,7 +403,7 @@ def uninstall(future: AnyFuture, waiter: object) -> None:
         if not isinstance(future, Submission):
             # Under the lock, for the stdlib goes over the list as it is.
             holding(future._condition, future._waiters.remove, waiter)  # pyright: ignore[reportPrivateUsage]
-        elif future.watch is not None:
-            future.watch.waiters.remove(waiter)
+        elif future.watch is not None and future.watch.listeners is not None:
+            future.watch.listeners.waiters.remove(waiter)
     except ValueError:
         pass

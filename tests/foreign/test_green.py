@@ -348,7 +348,7 @@ from boundedexec._core.state import Worker
 with Pool(2) as pool:
     pool.submit(int).result()
     (worker,) = pool._threads
-    kinds = {type(worker.gate), type(worker._ended), type(pool.submit(int).watched().lock)}
+    kinds = {type(worker.gate), type(worker._ended), type(pool.submit(int).listeners().lock)}
 print(kinds <= {type(threading.Lock()), type(threading.RLock())})
 print(type(guard.lock) is type(threading.RLock()))
 """

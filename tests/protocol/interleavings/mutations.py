@@ -191,7 +191,7 @@ MUTATIONS = [
         "stored-then-watch",
         "the end looks for a Watch before the outcome is stored",
         "future.state = FINISHED if future.watch is None else ENDING",
-        "two_watch_beside_an_end",
+        "two_wait_beside_an_end",
         "free",
     ),
     Mutation(
@@ -217,7 +217,7 @@ MUTATIONS = [
         "close-by-one-look",
         "the final state is chosen by a second look",
         "self.state = FINISHED if self.state is ENDING else CANCELLED",
-        "result_beside_an_end",
+        "two_wait_beside_an_end",
         "free",
     ),
     Mutation(
@@ -248,7 +248,7 @@ MUTATIONS = [
         "install-under-lock",
         "a second waiter is not installed",
         "drop",
-        "two_watch_beside_an_end",
+        "two_wait_beside_an_end",
     ),
     Mutation(
         "end-rings-lender",

@@ -84,14 +84,14 @@ def result_beside_an_end(world: World) -> None:
 
 
 @scenario(3, 3)
-def two_watch_beside_an_end(world: World) -> None:
-    """Two threads wait for a future, in two ways, while its body ends."""
+def two_wait_beside_an_end(world: World) -> None:
+    """Two threads wait for a future with `wait` while its body ends."""
     world.service()
     future = world.submit("body", lambda: 7)
-    done: list[object] = []
-    world.thread(lambda: done.append(future.result()), "waiter")
-    done += world.package.rooms.waits.wait([future]).done
-    world.after.append(lambda: same(set(done), {7, future}))
+    wait = world.package.rooms.waits.wait
+    world.thread(lambda: wait([future]), "waiter")
+    wait([future])
+    world.after.append(lambda: same(future.result(), 7))
 
 
 @scenario(3, 2)
@@ -134,6 +134,15 @@ def stdlib_wait_beside_the_ends(world: World) -> None:
     done, not_done = world.package.stdlib.wait(futures)
     same((len(done), len(not_done)), (2, 0))
     assert all(future.done() for future in futures)
+
+
+@scenario(3, 3)
+def two_stdlib_waits_beside_an_end(world: World) -> None:
+    """Two threads wait with the stdlib's `wait`, and both watch first."""
+    world.service()
+    future = world.submit("body")
+    world.thread(lambda: world.package.stdlib.wait([future]), "waiter")
+    assert world.package.stdlib.wait([future]).done == {future}
 
 
 @scenario(2, 2)
