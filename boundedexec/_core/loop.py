@@ -335,7 +335,10 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
     if notes is not None:
         if fn is not worker.named:
             _note_name(worker, future, fn)
-        notes += (clock(), future.serial, getattr(future, "value", None))
+        try:
+            notes += (clock(), future.serial, future.value)
+        except AttributeError:  # It was submitted before somebody recorded.
+            notes += (clock(), future.serial, None)
     late: Any = future if future.args is None else None
     if late is not None:
         worker.fn, future.args, future.kwargs, future.context = late.start()
@@ -358,11 +361,9 @@ def _execute(worker: Worker, future: Submission[Any], fn: Any) -> None:
         future.state = FINISHED
     else:
         end(worker, future, run, late)
-    future.kwargs = None
-    if future.context is not None:
-        future.context = None
-    elif worker.blank:
+    if future.context is None and worker.blank:
         worker.renew_context()
+    future.kwargs = future.context = None
     worker.future = worker.fn = None
     del future, fn, run, late  # Tracebacks lead here, by `f_back`.
 
