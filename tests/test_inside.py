@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -656,13 +657,34 @@ def test_a_lost_failure_says_where_it_was_submitted(
     assert record.exc_info is not None
 
 
-def test_without_it_a_lost_failure_names_the_callable(
+def test_without_it_a_lost_failure_tells_the_call_and_runs_no_code_of_its_arguments(
     caplog: pytest.LogCaptureFixture, new_service: NewService
 ) -> None:
+    class Loud:
+        def __repr__(self) -> str:
+            raise AssertionError
+
+        __str__ = __repr__
+
+    class LoudText(str):
+        __repr__ = __getitem__ = Loud.__repr__  # type: ignore[assignment]
+
+    def body(*args: object, **kwargs: object) -> None:
+        raise ValueError
+
     service = new_service(1)
     boundedexec.debug(False)
-    service.submit(int, "seven")
+    future = service.submit(
+        body, 7, "x" * 10**6, 1.5, None, Loud(), LoudText("text"), size=1 << 10**6, flag=True
+    )
     assert service.block_till_done(LIMIT)
+    assert repr(future).partition(" at ")[0].endswith(".body")
+    del future
     until(lambda: caplog.records)
     (record,) = caplog.records
-    assert "exception of int:" in record.getMessage()
+    (call,) = re.findall(r"body(\(.*\)):", record.getMessage())
+    assert re.sub("x[x.]*x", "x", call) == (
+        f"(7, 'x', 1.5, None, <{Loud.__qualname__}>, <{LoudText.__qualname__}>, "
+        "size=<int>, flag=True)"
+    )
+    assert len(call) < 500

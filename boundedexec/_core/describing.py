@@ -7,6 +7,7 @@ import os
 import reprlib
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Where a body's own frames are not.
 _INSIDE = (_PACKAGE, os.path.dirname(concurrent.futures.__file__), threading.__file__)
 _repr = reprlib.Repr().repr
+#: Of one argument, in characters.
+_LONGEST = 80
 
 
 def outside(filename: str) -> bool:
@@ -39,6 +42,16 @@ def describe_call(fn: object, future: Submission[Any]) -> str:
     return name_of(fn) + shortened(future.args or (), future.kwargs or {})
 
 
+def describe_arguments(future: Submission[Any]) -> str:
+    """`(arguments)`, for a failure that may never be logged: calls nothing of theirs. Where
+    somebody wants to know, all that `describe_call` says, and where it was submitted."""
+    args, kwargs = future.args or (), future.kwargs or {}
+    submitted = vars(future).get("origin")
+    if submitted is None:
+        return shortened(args, kwargs, _plain)
+    return f"{shortened(args, kwargs)}, submitted at {submitted}"
+
+
 def origin() -> str:
     """The line of the caller outside this package."""
     return _place(sys._getframe())  # pyright: ignore[reportPrivateUsage]
@@ -51,13 +64,26 @@ def _place(frame: FrameType | None) -> str:
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def shortened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def shortened(
+    args: tuple[Any, ...], kwargs: dict[str, Any], short: Callable[[object], str] | None = None
+) -> str:
     """Arguments as in a call, each shortened; what its own `__repr__` raises is caught."""
-    words = [_short(value) for value in args[:6]]
-    words += [f"{name}={_short(value)}" for name, value in list(kwargs.items())[:6]]
+    short = short or _short
+    words = [short(value) for value in args[:6]]
+    words += [f"{name}={short(value)}" for name, value in list(kwargs.items())[:6]]
     if len(args) > 6 or len(kwargs) > 6:
         words.append("...")
     return f"({', '.join(words)})"
+
+
+def _plain(value: Any) -> str:
+    """Plain values shortened, others by their type."""
+    kind: type = type(value)
+    if kind in (str, bytes):
+        return _short(value[:_LONGEST])
+    if kind in (float, bool, type(None)) or (kind is int and value.bit_length() <= _LONGEST):
+        return repr(value)
+    return f"<{name_of(kind)}>"
 
 
 def _short(value: object) -> str:
@@ -65,4 +91,4 @@ def _short(value: object) -> str:
         words = _repr(value)
     except BaseException:
         words = f"<{type(value).__name__}>"
-    return words if len(words) <= 80 else words[:77] + "..."
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."

@@ -14,7 +14,7 @@ from contextvars import Context
 from typing import Any, Protocol
 
 from .contexts import isolate, preset
-from .describing import describe_call
+from .describing import describe_arguments
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
 from .outstanding import check_idle, fail_all
@@ -385,13 +385,9 @@ def failure_of(
 ) -> Failure:
     worker.note(0, future.serial, RAISED)
     future.note_failure(exception)
-    submitted = vars(future).get("origin")
-    if submitted is None:
-        name = name_of(fn)
-    else:
-        name = f"{describe_call(fn, future)}, submitted at {submitted}"
+    details = describe_arguments(future)
     try:
-        return Failure(exception, name, not future.reported, future.context)
+        return Failure(exception, name_of(fn), not future.reported, future.context, details)
     finally:
         del exception  # Its traceback may hold this frame.
 

@@ -84,13 +84,20 @@ def name_of(fn: object) -> str:
 class Failure:
     """An exception and whether anybody asked for it. Reports it when dropped unasked."""
 
-    __slots__ = ("exception", "name", "asked", "context")
+    __slots__ = ("exception", "name", "details", "asked", "context")
 
     def __init__(
-        self, exception: BaseException, name: str, asked: bool, context: Context | None = None
+        self,
+        exception: BaseException,
+        name: str,
+        asked: bool,
+        context: Context | None = None,
+        details: str = "",
     ) -> None:
         self.exception = exception
+        #: What raised it is called, and what more can be said of that.
         self.name = name
+        self.details = details
         self.asked = asked
         self.context = context
 
@@ -107,7 +114,8 @@ class Failure:
             words = repr(self.exception)
         except BaseException:
             words = type(self.exception).__qualname__
-        message = "nobody asked for the exception of %s: %s", self.name, words
+        call = self.name + self.details
+        message = "nobody asked for the exception of %s: %s", call, words
         report(*message, exception=self.exception, context=self.context)
 
 
