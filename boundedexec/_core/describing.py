@@ -78,7 +78,7 @@ def shortened(
 
 def _plain(value: Any) -> str:
     """Plain values shortened, others by their type."""
-    kind: type = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind in (str, bytes):
         return _short(value[:_LONGEST])
     if kind in (float, bool, type(None)) or (kind is int and value.bit_length() <= _LONGEST):
