@@ -36,7 +36,7 @@ from .loop import LateCall, be_free, consume_signal, end, failure_of, note_start
 from .outstanding import check_idle, is_idle
 from .reporting import report
 from .runs import Run
-from .slots import keep
+from .slots import hand_out, keep
 from .state import Settings, Slots, Wake, Worker, current_worker
 from .submission import CANCELLATION, CANCELLING, ENDING, RUNNING, AnyFuture, Submission, clock
 
@@ -57,7 +57,7 @@ class Feed(Slots):
         #: Takes that; and what was taken, until it has begun.
         self.steps = map(type(self.inbox).get, itertools.repeat(self.inbox))
         self.step: Callable[[], object] | None = None
-        super().__init__(settings, max_workers, _work)
+        super().__init__(settings, max_workers, _work, hand_out)
         #: What starts the feeder, while it has no thread.
         self.absent = [self._new_feeder()]
         self._starts: Iterator[Wake] = map(_last, itertools.repeat(self.absent))

@@ -18,7 +18,7 @@ from .future import Future, Member
 from .locking import exactly, guard, locked
 from .loop import end_one, work
 from .outstanding import check_idle, fail_queued, is_idle, wait_idle
-from .slots import look, open_one, owed, queue_now
+from .slots import hand_out, look, open_one, owed, queue_now
 from .state import AFTER_EXIT, AFTER_SHUTDOWN, RECORDED, Settings, Slots, Worker, current_body
 from .submission import CANCELLED, PENDING, NoteFailure, Submission, clock
 from .threads import DAEMONS_ALLOWED, PerThread
@@ -36,7 +36,7 @@ class QueueFull(RuntimeError):
 
 
 def make_slots(settings: Settings, max_workers: int | None) -> Slots:
-    return set_up(Slots(settings, max_workers, work))
+    return set_up(Slots(settings, max_workers, work, hand_out))
 
 
 def set_up(slots: Slots) -> Slots:

@@ -268,11 +268,12 @@ class Slots(Owner):
     """
 
     __slots__ = (
-        "settings", "work", "bound", "propagate", "checked", "wrappable", "refusal", "grace_ends",
-        "cancelling", "broken", "ending", "recorder", "service", "_numbers", "opened", "free",
-        "queue", "quiet", "takes", "frees", "resuming", "lends", "fetcher", "preparing",
-        "preparing_for_lends", "spare", "spares", "workers", "unslotted", "in_transit",
-        "observers", "begun", "failed", "refused", "borrowed", "circles", "late", "last_end",
+        "settings", "work", "hand_out", "bound", "propagate", "checked", "wrappable", "refusal",
+        "grace_ends", "cancelling", "broken", "ending", "recorder", "service", "_numbers",
+        "opened", "free", "queue", "quiet", "takes", "frees", "resuming", "lends", "fetcher",
+        "preparing", "preparing_for_lends", "spare", "spares", "workers", "unslotted",
+        "in_transit", "observers", "begun", "failed", "refused", "borrowed", "circles", "late",
+        "last_end",
         "__weakref__",
     )  # fmt: skip
 
@@ -280,12 +281,18 @@ class Slots(Owner):
     executes = True
 
     def __init__(
-        self, settings: Settings, max_workers: int | None, work: Callable[[Worker], None]
+        self,
+        settings: Settings,
+        max_workers: int | None,
+        work: Callable[[Worker], None],
+        hand_out: Callable[[Slots], None],
     ) -> None:
         super().__init__()
         self.settings = settings
-        #: What each of its threads does.
+        #: What each of its threads does, and how free slots come to bodies that resume: in
+        #: rooms above this.
         self.work = work
+        self.hand_out = hand_out
         #: [lock] How many slots there may be.
         self.bound = UNBOUNDED if max_workers is None else max_workers
         self.propagate = settings.propagate
@@ -385,7 +392,7 @@ class Slots(Owner):
 
     def fresh(self) -> Slots:
         """Empty ones of the same kind, for the child of a fork."""
-        return Slots(self.settings, self.max_workers, self.work)
+        return Slots(self.settings, self.max_workers, self.work, self.hand_out)
 
     def recall(self) -> None:
         """Cancel what another executor has, and has not started."""
@@ -476,6 +483,9 @@ class Slots(Owner):
                 # explore: start-failed-entry
                 self.free.insert(0, wake)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
                 self.quiet[SIGNAL] = self.free  # explore: start-failed-signal
+                # Put back, so look: a body may have begun to resume when it was gone.
+                if self.resuming:
+                    locked(self.hand_out, self)  # explore: start-failed-resuming
                 raise
             return
 

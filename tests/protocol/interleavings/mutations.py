@@ -27,6 +27,13 @@ MUTATIONS = [
         "a_start_that_fails",
     ),
     Mutation(
+        "start-failed-resuming",
+        "a slot that was taken for a start that failed is not given to a body that resumes",
+        "drop",
+        "a_start_that_fails_beside_a_resume",
+        "free",
+    ),
+    Mutation(
         "start-failed-signal",
         "a thread cannot be started, and the signal is lost",
         "drop",

@@ -189,6 +189,18 @@ def starts_that_fail_beside_block_till_done(world: World) -> None:
     assert service.block_till_done()
 
 
+@scenario(2, 2)
+def a_start_that_fails_beside_a_resume(world: World) -> None:
+    """A start fails for which a free slot was taken while a body wants one again."""
+    service = world.service()
+    yielded = Gate()
+    world.submit("body", yielding(world, yielded.wait))
+    world.package.fails_to_start = lambda: True
+    world.thread(yielded.open)
+    second = service.submit(int)
+    world.after.append(lambda: same(second.done(), True))
+
+
 @scenario(2, 1)
 def a_start_for_a_burst_fails(world: World) -> None:
     """The start of a second thread fails where the first goes on: it runs all of them."""
