@@ -198,7 +198,7 @@ MUTATIONS = [
         "stored-then-watch",
         "the end looks for a Watch before the outcome is stored",
         "future.state = FINISHED if future.watch is None else ENDING",
-        "two_wait_beside_an_end",
+        "stdlib_wait_beside_the_ends",
         "free",
     ),
     Mutation(
