@@ -65,27 +65,40 @@ def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
     node.timed = deadline is not None
     had_slot = body.slot
     try:
-        with guard.lock:
-            graph.enter(node, body)
-            body.slots.recorder.waits(body, node)
-            circle = lend_for(node)
+        body.slots.recorder.waits(body, node)
+        if not is_queued(node.single):
+            node.listen()
+        circle = _enter(node, body)
+        if circle is None:
+            node.listen()
+            circle = _enter(node, body)
         while not (circle or node.over()):
             if node.line is not None:
                 line, node.line = node.line, None
                 line.advance()
             if not node.lock.acquire(True, seconds_left(deadline)) or node.over():
                 break
+            node.listen()
             with guard.lock:
                 if node.error is not None:
                     raise type(node.error)(*node.error.args) from node.error
                 had_slot = had_slot or body.slot
                 if body.slot or node.changed:
                     circle = lend_for(node)
-        return circle
+        return circle or []
     finally:
         _leave(node, body, deadline, had_slot)
         body.slots.recorder.goes_on(body)
         del node, body  # A traceback may hold this frame.
+
+
+def _enter(node: Node, body: Worker) -> list[Node] | None:
+    with guard.lock:
+        graph.enter(node, body)
+        circle = lend_for(node)
+        if circle is None:
+            graph.leave(node, body)
+    return circle
 
 
 def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> None:
@@ -105,6 +118,7 @@ def _leave(node: Node, body: Worker, deadline: float | None, had_slot: bool) -> 
 
 class _WaitForSlot(Node):
     resumes = True
+    listening = True
 
     def over(self) -> bool:
         return self.worker.slot

@@ -138,12 +138,15 @@ class Future(Submission[T]):
         """Call `fn(future)` once it is over: on the body's thread, as part of the body,
         or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
         if self.done():
-            self.call_one(fn)
+            self.call_one([fn])
             return
-        self.watched().callbacks.append(fn)
-        # Added, so look: the thread that ended it may have seen no Watch, or no callback.
+        added = [fn]
+        self.watched().callbacks.append(added)
+        # Added, so look: the thread that ended it may have seen no Watch, or no callback. It
+        # calls back the others.
         if self.state not in (PENDING, RUNNING):  # explore: added-then-look
-            self.settle()
+            self.close()
+            self.call_one(added)  # explore: added-calls-own
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else self.state
@@ -240,7 +243,7 @@ class Future(Submission[T]):
 
         @property
         def _done_callbacks(self) -> Any:
-            return self.watched().callbacks
+            return [fn for added in list(self.watched().callbacks) for fn in added]
 
 
 class Member(Future[T]):

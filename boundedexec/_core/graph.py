@@ -1,7 +1,8 @@
 """Who waits for whom: decides what is a circle and what could be lent; moves nothing.
 
 An arrow leads from a body that waits to each future that it waits for, and from a future
-to the body that executes it. All of it is read and changed under `guard.lock`.
+to the body that executes it. It is read and changed under `guard.lock`; others only say that a
+wait has `changed`, and ring it.
 """
 
 from __future__ import annotations
@@ -164,13 +165,14 @@ def _obstacle(future: Any) -> Node | Submission[Any] | None:
     while future is not None:
         if isinstance(future, Line):
             return future
-        if future.done():
+        # (Another package's has no wait, and its `done` may take a lock.)
+        if not isinstance(future, Submission) or future.done():
             break
         if future in graph.waiting:
             return graph.waiting[future]
         if is_queued(future):
             return future
-        future = getattr(future, "predecessor", None)
+        future = future.predecessor
     return None
 
 

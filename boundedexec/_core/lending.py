@@ -34,10 +34,11 @@ from .submission import RUNNING, Submission, serial_of
 _LONG = 10_000
 
 
-def lend_for(node: Node) -> list[Node]:
+def lend_for(node: Node) -> list[Node] | None:
     """Lend what helps a body that begins to wait, whose slot is back, or whose wait leads
     elsewhere by now.
 
+    None where it must listen before; not under this lock, for that takes those of the futures.
     Where the wait can never end, it has left the graph, and what is returned is the circle:
     its waits in order, the first one last too. Raises the `RuntimeError` of a thread that
     cannot be started.
@@ -50,8 +51,9 @@ def lend_for(node: Node) -> list[Node]:
             # What is queued waits for nobody: no circle. And its end is when the slot is back.
             _lend(worker, future)
             return []
+    if not node.listening:
+        return None
     node.changed = False
-    node.listen()
     if node.over() or runs_freely(node):
         return []
     slots: Any = node.single.owner if is_queued(node.single) else None

@@ -17,7 +17,7 @@ from .contexts import isolate, preset
 from .describing import describe_arguments
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
-from .outstanding import check_idle, fail_all
+from .outstanding import check_idle, fail_all, fail_queued
 from .recording import NAMED, RAISED
 from .reporting import Failure, name_of, report
 from .slots import give_up_slot, hand_out, keep, look, open_one
@@ -242,7 +242,10 @@ def _leave_slot(worker: Worker) -> None:
     if worker.slot:
         with guard.lock:
             give_up_slot(worker)  # explore: leave-slot-free
-    look(slots)  # explore: left-so-look
+    try:
+        slots.signal()  # explore: left-so-look
+    except RuntimeError as error:
+        fail_queued(slots, error)  # explore: left-so-fail
 
 
 def end_one(slots: Slots) -> None:
@@ -252,6 +255,8 @@ def end_one(slots: Slots) -> None:
     """
     if slots.ending:
         locked(_end_one, slots)
+        if slots.queue:  # One may have been submitted while the last entry was out.
+            look(slots)
 
 
 def _end_one(slots: Slots) -> None:
@@ -433,8 +438,9 @@ def end(
     if future.watch is not None and future.watch.callbacks:
         # One may wait for the lender, which is to go on as soon as the future is over.
         for debt in worker.debts:
-            if debt.lender.node is not None:
-                debt.lender.node.ring()  # explore: end-rings-lender
+            node = debt.lender.node
+            if node is not None:
+                node.ring()  # explore: end-rings-lender
         run(future.call_back)
 
 

@@ -94,6 +94,9 @@ class Run(Future[Any]):
         asked, self.serial = self.serial, clock()
         slots.recorder.rerun(self, asked)
         slots.queue.append(self)
+        # Queued, so look: a shutdown may have looked before for what is owed and queued.
+        if slots.cancelling:  # explore: owed-then-look
+            self.cancel_even_if_shared()
         ring_waiters(self)  # explore: queued-rings
         look(slots)
 

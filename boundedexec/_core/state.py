@@ -298,7 +298,7 @@ class Slots(Owner):
         self.propagate = settings.propagate
         #: Whether wrappers of the stdlib's `submit` take effect here; see `wrapping`.
         self.wrappable = False
-        #: Why nothing more is accepted; set once, before `checked`.
+        #: Why nothing more is accepted; set before `checked`.
         self.refusal: Callable[[], Exception] | None = None
         #: Told of what happens; see `recording`. [lock] Set before `checked`.
         self.recorder: Recorder = recording.recorder
@@ -382,7 +382,7 @@ class Slots(Owner):
         #: fail. One entry for each thread that does so, and written by it; under the lock
         #: where it is taken out.
         self.in_transit: set[object] = set()
-        #: [lock] Who waits until nothing is outstanding.
+        #: Who waits until nothing is outstanding.
         self.observers: dict[Observer, None] = {}
 
     def threads(self) -> set[Worker]:
@@ -460,7 +460,7 @@ class Slots(Owner):
     def signal(self) -> None:
         """Wake one worker for the queue, unless a signal is on its way or no slot is free.
 
-        Takes no lock. Between taking a worker and waking it no signal is looked for.
+        Takes no lock, but where a start fails. Between taking a worker and waking it no signal is looked for.
         Raises what starting a thread raises; then nothing has changed.
         """
         # The queue last: a worker takes a submission before it consumes the signal, so what
@@ -481,7 +481,7 @@ class Slots(Owner):
                     break
             except BaseException:
                 # explore: start-failed-entry
-                self.free.insert(0, wake)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+                self.free[0:0] = [wake]  # type: ignore[list-item]  # pyright: ignore[reportArgumentType, reportCallIssue]
                 self.quiet[SIGNAL] = self.free  # explore: start-failed-signal
                 # Put back, so look: a body may have begun to resume when it was gone.
                 if self.resuming:

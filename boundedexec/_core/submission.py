@@ -102,8 +102,9 @@ class Watch:
     def __init__(self) -> None:
         #: Locks that are released at the end: those of threads that sleep in `result`.
         self.bells: list[_thread.LockType] = []
-        #: Grows until the state is final, and shrinks from then on.
-        self.callbacks: deque[Callback] = deque()
+        #: Grows until the state is final, and shrinks from then on. Each in a list of its own:
+        #: who takes it out of that calls it.
+        self.callbacks: deque[list[Callback]] = deque()
 
 
 class Listeners:
@@ -155,11 +156,11 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     def __init__(self) -> None:
         """A bare future. (The others are made field by field, which takes less time.)"""
         self.state = PENDING
-        #: Set by success; before, where somebody records, the ident of its submitter.
+        #: Set by success; before, where `submit` had more to do, the ident of its submitter.
         self.value: T | None = None
         self.failure: Failure | None = None
         self.owner = NOBODY
-        #: None where `fn` says at the start what is to be called, see `LateCall`.
+        #: None where it says itself, at its start, what is to be called, see `LateCall`.
         self.args: tuple[Any, ...] | None = ()
         self.kwargs: dict[str, Any] | None = None
         self.context: Context | None = None
@@ -175,7 +176,7 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
     def listeners(self, made: Listeners | None = None) -> Listeners:
         """Those of its Watch: the ones that were `made`, if there were none.
 
-        Calls nothing back, for a wait comes here under the lock of the slow path.
+        Calls nothing back: the callbacks are part of the body.
         """
         watch = self.watched()
         there = watch.listeners
@@ -238,13 +239,17 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         watch = self.watch
         while watch is not None and watch.callbacks:
             try:
-                callback = watch.callbacks.popleft()
+                added = watch.callbacks.popleft()
             except IndexError:
                 break
-            self.call_one(callback)
+            self.call_one(added)
 
-    def call_one(self, callback: Callback) -> None:
-        """Call a done-callback; what it raises is logged."""
+    def call_one(self, added: list[Callback]) -> None:
+        """Call a done-callback, unless another thread does; what it raises is logged."""
+        try:
+            callback = added.pop()
+        except IndexError:
+            return
         try:
             callback(self)
         except BaseException as exception:

@@ -209,6 +209,24 @@ MUTATIONS = [
         "free",
     ),
     Mutation(
+        "added-calls-own",
+        "who adds a callback too late calls the others, too",
+        "self.call_back()",
+        "a_callback_is_part_of_the_body",
+    ),
+    Mutation(
+        "owed-then-look",
+        "what is owed is queued after a shutdown that cancels",
+        "if False:",
+        "owed_beside_a_shutdown_that_cancels",
+    ),
+    Mutation(
+        "left-so-fail",
+        "a worker ends, and nobody hears that no other can be started",
+        "drop",
+        "a_start_that_fails_beside_a_worker_that_ends",
+    ),
+    Mutation(
         "added-then-look",
         "who adds a callback does not look whether the future is over",
         "if False:",
@@ -218,7 +236,7 @@ MUTATIONS = [
         "published-so-close",
         "who looks at what was ended calls back, too",
         "self.settle()",
-        "a_callback_waits_beside_a_waiting_body",
+        "a_callback_is_part_of_the_body",
     ),
     Mutation(
         "close-by-one-look",

@@ -322,6 +322,30 @@ def joined_beside_a_shutdown_that_cancels(world: World) -> None:
     world.after.append(lambda: same("second" in world.ran, False))
 
 
+@scenario(2, 2)
+def owed_beside_a_shutdown_that_cancels(world: World) -> None:
+    """What is owed when a shutdown cancels is not queued after it."""
+    service = world.service()
+    coalescer = world.package.Coalescer(service)
+    begun, gate = Gate(), Gate()
+
+    def first() -> None:
+        begun.open()
+        gate.wait()
+
+    world.accept(coalescer.submit("key", world.body("first", first)))
+    begun.wait()
+    second = world.accept(coalescer.submit("key", world.body("second")))
+    gate.open()
+    service.shutdown(wait=False, cancel_futures=True)
+    slots = service._slots
+    declare(slots)
+    taken = [*slots.queue, *(worker.future for worker in slots.workers)]
+    # It is not queued yet. (Without a GIL it may have been taken a step before that is known.)
+    if world.package.gil and second.state == "PENDING" and second not in taken:
+        world.after.append(lambda: same(second.cancelled(), True))
+
+
 class _Executor:
     """Another package's executor: a thread for each call."""
 

@@ -95,6 +95,20 @@ def two_wait_beside_an_end(world: World) -> None:
 
 
 @scenario(3, 2)
+def a_callback_is_part_of_the_body(world: World) -> None:
+    """What others add, or wait for, while the body ends does not take its callback away."""
+    service = world.service()
+    called: list[object] = []
+    future = world.submit("body")
+    future.add_done_callback(lambda _: (nap(), called.append(future)))  # pyright: ignore[reportUnknownLambdaType]
+    wait = world.package.rooms.waits.wait
+    world.thread(lambda: future.add_done_callback(id), "adder")
+    world.thread(lambda: wait([future]), "waiter")
+    assert service.block_till_done()
+    same(called, [future])
+
+
+@scenario(3, 2)
 def callbacks_beside_an_end(world: World) -> None:
     """Callbacks are added by two threads while the body ends: each is called once."""
     world.service()

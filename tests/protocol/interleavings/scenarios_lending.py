@@ -505,3 +505,16 @@ def a_callback_waits_beside_a_waiting_body(world: World) -> None:
     second = world.submit("second", lambda: world.without_slot(first.result))
     world.submit("third", lambda: (yielding(world)(), yielded.open()))
     world.after.append(lambda: same(second.result(), 7))
+
+
+@scenario(2, 2)
+def a_condition_is_held_beside_a_waiting_body(world: World) -> None:
+    """A thread that holds a future's condition, as the stdlib's `wait` does, shuts a service
+    down, as the garbage collector may there. A body begins to wait for that future."""
+    first = world.service(2).submit(int)
+    another = world.service()
+    world.submit("body", lambda: world.without_slot(first.result))
+    condition = first._condition
+    condition.acquire()
+    another.shutdown(wait=False)
+    condition.release()

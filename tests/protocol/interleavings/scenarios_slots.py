@@ -201,6 +201,27 @@ def a_start_that_fails_beside_a_resume(world: World) -> None:
     world.after.append(lambda: same(second.done(), True))
 
 
+@scenario(2, 2)
+def a_start_that_fails_beside_a_worker_that_ends(world: World) -> None:
+    """A worker's idle time is over while something is submitted, and no other can start."""
+    service = world.service(idle_timeout=1.0)
+    world.submit("first").result()
+    world.package.fails_to_start = lambda: True
+    futures: list[Any] = []
+    try:
+        futures.append(service.submit(int))
+    except RuntimeError as error:
+        same(str(error), "can't start new thread")
+
+    def check() -> None:
+        for future in futures:
+            assert future.done(), "a submission was lost"
+            if future.failure is not None:
+                future.failure.asked = True
+
+    world.after.append(check)
+
+
 @scenario(2, 1)
 def a_start_for_a_burst_fails(world: World) -> None:
     """The start of a second thread fails where the first goes on: it runs all of them."""

@@ -176,6 +176,8 @@ class RLock:
         run = Run.mine()
         return self._owner is not None and run is not None and self._owner is run.running
 
+    _is_owned = is_mine  # As a `Condition` asks.
+
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         if self.is_mine():
             self._count += 1
