@@ -460,8 +460,8 @@ class Slots(Owner):
     def signal(self) -> None:
         """Wake one worker for the queue, unless a signal is on its way or no slot is free.
 
-        Takes no lock, but where a start fails. Between taking a worker and waking it no signal is looked for.
-        Raises what starting a thread raises; then nothing has changed.
+        Takes no lock, but where a start fails. Between taking a worker and waking it no signal
+        is looked for. Raises what starting a thread raises; then nothing has changed.
         """
         # The queue last: a worker takes a submission before it consumes the signal, so what
         # is queued while no signal is on its way needs one.
