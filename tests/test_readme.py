@@ -1,10 +1,12 @@
 """What the README and the docstrings show is what happens."""
 
 import doctest
+import pydoc
 import re
 from pathlib import Path
 
 import pytest
+from helpers import run_script
 
 import boundedexec
 
@@ -36,3 +38,25 @@ def test_every_public_name_is_documented_and_in_the_readme(name: str, readme: st
     assert isinstance(public, str) or public.__doc__
     stdlib = {"FIRST_COMPLETED", "FIRST_EXCEPTION", "BrokenExecutor", "InvalidStateError"}
     assert name in readme or name in stdlib | {"TimeoutError"}
+
+
+@pytest.mark.parametrize("name", boundedexec.__all__)
+def test_dir_and_help_of_the_package_have_every_public_name(name: str) -> None:
+    assert name in dir(boundedexec)
+    summary = pydoc.plain(pydoc.render_doc(boundedexec)).split("PACKAGE CONTENTS")[0]
+    assert re.search(rf"\b{name}\b", summary)
+
+
+def test_import_and_dir_load_no_lazy_module() -> None:
+    lines = run_script("""
+        import sys
+        import boundedexec
+
+        later = {"_core.stats", "_core.tasks", "asking", "coalescer", "dumping", "groups"}
+        later |= {"installing", "limiting", "over", "parts", "trace"}
+        assert set(boundedexec.__all__) <= set(dir(boundedexec))
+        print({f"boundedexec.{name}" for name in later} & set(sys.modules))
+        boundedexec.Stats
+        print("boundedexec._core.stats" in sys.modules)
+    """)
+    assert lines == ["set()", "True"]
