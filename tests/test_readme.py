@@ -4,11 +4,13 @@ import doctest
 import pydoc
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import run_script
 
 import boundedexec
+from boundedexec import Stats, Task
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -60,3 +62,10 @@ def test_import_and_dir_load_no_lazy_module() -> None:
         print("boundedexec._core.stats" in sys.modules)
     """)
     assert lines == ["set()", "True"]
+
+
+@pytest.mark.parametrize("kind", [Stats, Task])
+def test_help_has_every_field(kind: Any) -> None:
+    text = pydoc.plain(pydoc.render_doc(kind)).split("Method resolution order")[0]
+    told = re.findall(r"^ \|      (\w+): \S", text.partition("Fields:")[2], re.MULTILINE)
+    assert tuple(told) == kind._fields
