@@ -1,6 +1,7 @@
 """What the README and the docstrings show is what happens."""
 
 import doctest
+import inspect
 import pydoc
 import re
 from pathlib import Path
@@ -69,3 +70,10 @@ def test_help_has_every_field(kind: Any) -> None:
     text = pydoc.plain(pydoc.render_doc(kind)).split("Method resolution order")[0]
     told = re.findall(r"^ \|      (\w+): \S", text.partition("Fields:")[2], re.MULTILINE)
     assert tuple(told) == kind._fields
+
+
+def test_the_init_of_the_drop_in_documents_its_own_parameters() -> None:
+    init: Any = boundedexec.ThreadPoolExecutor.__init__
+    text = inspect.getdoc(init) or ""
+    told = re.findall(r"^    (\w+): \S", text.partition("Args:")[2], re.MULTILINE)
+    assert ["self", *told] == list(inspect.signature(init).parameters)
