@@ -11,7 +11,7 @@ import pytest
 from helpers import run_script
 
 import boundedexec
-from boundedexec import Stats, Task
+from boundedexec import Coalescer, Service, Stats, Task, TaskGroup, Trace
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -77,3 +77,11 @@ def test_the_init_of_the_drop_in_documents_its_own_parameters() -> None:
     text = inspect.getdoc(init) or ""
     told = re.findall(r"^    (\w+): \S", text.partition("Args:")[2], re.MULTILINE)
     assert ["self", *told] == list(inspect.signature(init).parameters)
+
+
+def test_every_public_method_and_property_has_a_docstring() -> None:
+    for kind in Service, Coalescer, TaskGroup, Trace:
+        members: dict[str, Any] = dict(vars(kind))
+        for name, member in members.items():
+            if not name.startswith("_"):
+                assert member.__doc__, f"{kind.__name__}.{name}"
