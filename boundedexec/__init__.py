@@ -1,4 +1,38 @@
-"""Executors for blocking work, for wherever `ThreadPoolExecutor` stands today."""
+"""Executors for blocking work: bounded in what runs, never in what is submitted.
+
+A *body* is a submitted callable while it executes. A *slot* is the right to execute: a
+`Service(8)` has eight. `submit` queues, and never blocks. A body holds a slot until it ends.
+While it waits for a queued submission it lends its slot to that one, so submissions may wait
+for each other; for other waits it can give its slot away (`yield_slot`).
+
+Executors:
+    Service             the executor, with defaults for new code
+    ThreadPoolExecutor  a Service with the stdlib's defaults, and an instance of its class
+    QueueFull           raised by `submit` at `max_queued`; a RuntimeError
+    DeadlockError       raised by a wait that could never end; a RuntimeError
+
+Futures:
+    Future              what `submit` returns; only the stdlib's methods are public
+    wait, as_completed  the stdlib's, lending the slot of the body that waits
+
+On any executor:
+    Coalescer           at most one run per key in flight
+    TaskGroup           a part of the work, waited for, cancelled and collected as one
+
+To look inside:
+    Stats               what `Service.stats` returns: numbers
+    Task                what `Service.tasks` lists: one outstanding submission
+    Trace               records what services do, and draws a timeline
+    dump                writes what all services do
+    dump_on_signal      has this process write that when it gets a signal
+    debug               has a failure that nobody read be logged with where it was submitted
+
+For existing programs:
+    install, installed  have `concurrent.futures` mean this package
+
+The stdlib's, unchanged: ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, BrokenExecutor,
+BrokenThreadPool, CancelledError, InvalidStateError, TimeoutError.
+"""
 
 import importlib
 from concurrent.futures import (
@@ -99,3 +133,7 @@ def __getattr__(name: str) -> object:
     found.__module__ = __name__
     globals()[name] = found
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -98,12 +98,14 @@ class _Listener:
 
 
 def dump_on_signal(number: int | None = None, file: TextIO | None = None) -> None:
-    """Have this process `dump` to `file` (standard error) when it gets a signal, SIGUSR1.
+    """Have this process `dump` to `file` when it gets the signal `number`, and return at once.
 
-    `python -m boundedexec ps PID` can ask it then. The answer comes from a daemon thread of
-    its own, also while the main thread is blocked. A second call replaces the file. Raises
-    `ValueError` outside the main thread, and `RuntimeError` where there is no SIGUSR1 and
-    no other signal is named.
+    Without a `number` that is SIGUSR1, without a `file` standard error. `python -m boundedexec
+    ps PID` can ask it then. The answer comes from a daemon thread of its own, also while the
+    main thread is blocked. A second call for a signal replaces the file. To be called on the
+    main thread: raises `ValueError` elsewhere, and for what is no signal's number; `OSError`
+    for a signal that cannot be handled; `RuntimeError` where there is no SIGUSR1 and no other
+    signal is named.
     """
     number = number or getattr(signal, "SIGUSR1", None)
     if number is None:

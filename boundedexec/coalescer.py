@@ -71,8 +71,8 @@ class Coalescer(Generic[K]):
             started when its body does, and an owed re-run is outstanding; on others
             when it is handed over. Another executor is handed the caller's callable.
 
-    `len(coalescer)` is the number of keys in flight, `key in coalescer` asks for one.
-    Raises `TypeError` for an executor without `submit`. The idea is that of the Go
+    `len(coalescer)` is the number of keys in flight, `key in coalescer` asks for one; neither
+    blocks. Raises `TypeError` for an executor without `submit`. The idea is that of the Go
     package `task`; see also client-go's work queue, and Go's `singleflight` for `join`.
     """
 
@@ -112,9 +112,10 @@ class Coalescer(Generic[K]):
         Joins the key's run if it has not started, else its re-run; the callable,
         arguments and context that came last are those that run, and all who join get
         that run's result, whatever their own callables return. Never blocks unless the
-        executor's `submit` does, and may be called from anywhere. Raises `TypeError` if
-        `fn` is not callable or `key` not hashable, and what the executor raises; on a
-        Service `RuntimeError` after its shutdown.
+        executor's `submit` does, and may be called from wherever that may be: on a Service,
+        from anywhere. Raises `TypeError` if `fn` is not callable or `key` not hashable, and
+        what the executor's `submit` raises: on a Service `RuntimeError` after its shutdown,
+        and `QueueFull` where `max_queued` leaves no room for a new run.
         """
         return self._submit(key, fn, args, kwargs, False)
 
@@ -122,8 +123,8 @@ class Coalescer(Generic[K]):
         self, key: K, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """As `submit`, but content with what is in flight: the future of the key's run,
-        queued or executing, where there is one. The result may be older than this call.
-        For caches that fill themselves.
+        queued or executing, where there is one, and then `fn` is not called. The result may
+        be older than this call. For caches that fill themselves.
         """
         return self._submit(key, fn, args, kwargs, True)
 

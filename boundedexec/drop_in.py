@@ -33,8 +33,8 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
     `isinstance` and `issubclass` say that it is one. Unlike a plain Service it has the
     stdlib's number of workers and its tolerance of other numbers than integers, raises
     `ValueError` for `max_workers <= 0`, keeps its threads until it is shut down, and leaves
-    bodies in the context of their thread; its parameters are `Service`'s. Instrumentation
-    that wraps the `submit` of the stdlib's class takes effect here.
+    bodies in the context of their thread; see `__init__`. Instrumentation that wraps the
+    `submit` of the stdlib's class takes effect here.
     """
 
     def __init__(
@@ -51,6 +51,33 @@ class ThreadPoolExecutor(Service, concurrent.futures.ThreadPoolExecutor):
         daemon: bool = False,
         slow_after: float | None = None,
     ) -> None:
+        """Make an executor; never blocks. The parameters are `Service`'s, which says more.
+
+        Args:
+            max_workers: how many bodies may hold a slot at once. It bounds the slots, not
+                the threads, nor how often `initializer` is called: a body that waits keeps
+                its thread, and lends its slot to another. None: the stdlib's number, CPUs + 4
+                and at most 32. A fraction is rounded up; infinity is no bound.
+            thread_name_prefix: threads are named `<prefix>_<n>`; where it is empty,
+                `ThreadPoolExecutor-<m>_<n>`.
+            initializer: called once in every new thread. If it raises, the executor is
+                broken: `BrokenThreadPool` from what is queued and from `submit`.
+            initargs: a tuple of the arguments of `initializer`.
+            idle_timeout: seconds after which a thread without work ends. None: never before
+                shutdown.
+            lending: whether a body that waits lends its slot.
+            propagate_context: whether a body runs in a copy of its submitter's `contextvars`
+                context, instead of its thread's.
+            max_queued: how many submissions may be queued; one more raises `QueueFull`. None:
+                any number.
+            daemon: at interpreter exit, cancel what is queued and abandon what runs, instead
+                of finishing it.
+            slow_after: seconds after which a body that still runs is logged, and a submission
+                that still waits for a slot. None: neither is.
+
+        Raises `ValueError` for a `max_workers` of 0 or less, and `TypeError` or `ValueError`
+        for other arguments that are none of these.
+        """
         super().__init__(
             _bound(max_workers),
             thread_name_prefix or f"ThreadPoolExecutor-{next(_pools)}",

@@ -30,7 +30,8 @@ def dump(file: TextIO | None = None) -> None:
 
     For each: its `stats`; the bodies, the longest running first, with the innermost lines
     of their stacks outside this package; who waits for whom; the queue, counted by callable.
-    May be called from anywhere. Calls the `__repr__` of arguments, under no lock.
+    Where there is no service, it says so. May be called from anywhere; never waits for what a
+    body does. Calls the `__repr__` of arguments, under no lock. Raises what writing raises.
     """
     services = living()
     if not services:

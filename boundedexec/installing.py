@@ -49,9 +49,10 @@ def install() -> Callable[[], None]:
 
     Its `ThreadPoolExecutor`, `wait` and `as_completed` are `boundedexec`'s, in
     `concurrent.futures.thread` and `concurrent.futures._base` too. Returns what undoes
-    it, which may be called again without effect. Of several installs, undone in any
-    order, the names are ours until the last is undone. Neither touches pools that
-    exist, or modules that have imported the names before: call it first.
+    it: a callable without arguments, which may be called again without effect. Of several
+    installs, undone in any order, the names are ours until the last is undone. Neither
+    touches pools that exist, or modules that have imported the names before: call it first.
+    Both may be called on any thread.
 
     A pool of ours is an instance of the stdlib's class and of what the name stands for.
     One of the stdlib's, made or derived from before, is an instance of the former only.
@@ -74,7 +75,10 @@ def install() -> Callable[[], None]:
 
 @contextmanager
 def installed() -> Generator[None]:
-    """`install` for a `with` block. Other threads see it too."""
+    """A context manager: `install` for a `with` block, undone at its end, also when it raises.
+
+    Yields nothing. Other threads see it too.
+    """
     undo = install()
     try:
         yield

@@ -74,9 +74,12 @@ class Service(concurrent.futures.Executor):
             instead of finishing it.
         slow_after: seconds after which a body that still runs is logged, once, with its
             stack, and a submission that still waits for a slot, with what holds the slots.
+            None: neither is.
 
-    Raises `TypeError` or `ValueError` for arguments that are none of these. The end of a
-    `with` block is `shutdown()`: it blocks until everything accepted has finished.
+    Raises `TypeError` or `ValueError` for arguments that are none of these, `RuntimeError` for
+    `daemon` in a sub-interpreter without daemon threads. Making one never blocks. `with` gives
+    the service; the end of its block is `shutdown()`, which blocks until everything accepted
+    has finished.
 
     The names come from flux-local's `TaskService` and the Go package `task`.
     """
@@ -116,12 +119,19 @@ class Service(concurrent.futures.Executor):
 
     @classmethod
     def bounded(cls, max_workers: int, /, *args: Any, **kwargs: Any) -> Self:
-        """A service of at most `max_workers` bodies at once; other arguments as for the class."""
+        """A service of at most `max_workers` bodies at once; other arguments as for the class.
+
+        Raises `TypeError` for a `max_workers` that is no integer, `ValueError` below 1.
+        """
         return cls(checked_integer("max_workers", max_workers, 1), *args, **kwargs)
 
     @classmethod
     def unbounded(cls, *args: Any, **kwargs: Any) -> Self:
-        """A service without a bound: every submission starts at once."""
+        """A service without a bound: every submission starts at once.
+
+        Takes the arguments of the class that follow `max_workers`, and raises as that does.
+        The drop-in's class refuses (`ValueError`): its `max_workers=math.inf` is no bound.
+        """
         return cls(0, *args, **kwargs)
 
     @staticmethod
@@ -159,6 +169,7 @@ class Service(concurrent.futures.Executor):
           for this service raises `DeadlockError`.
 
         Raises `TypeError` or `ValueError` for other arguments, and what the callable raises.
+        Blocks only as long as the callable does.
         """
         from .over import Over  # noqa: PLC0415  # Loaded where it is asked for.
 
@@ -168,11 +179,13 @@ class Service(concurrent.futures.Executor):
 
     @property
     def max_workers(self) -> int | None:
-        """How many bodies may hold a slot at once; None when there is no bound.
+        """How many bodies may hold a slot at once; None where there is no bound.
 
-        Can be set at any time, to what it can be: a larger bound, or None for no bound,
-        starts what is queued at once; a smaller one is reached as bodies end, and
-        interrupts nobody. Raises `TypeError` for what is no integer.
+        Can be set at any time, in a body, too, and never blocks. An integer of 1 or more is
+        the new bound; zero, less, or None removes it. (To a constructor None means the default
+        bound, and the drop-in's refuses zero and less.) With a larger bound, or none, queued
+        submissions that now may start do so at once; a smaller one is reached as bodies end,
+        and interrupts nobody. Raises `TypeError` for what is neither an integer nor None.
         """
         return self._slots.max_workers
 
@@ -186,7 +199,10 @@ class Service(concurrent.futures.Executor):
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether `shutdown` was called, or the interpreter is about to end."""
+        """Whether `shutdown` was called, or the interpreter is about to end.
+
+        False for a service that is only broken. Never blocks; may be read from anywhere.
+        """
         return self._slots.ending
 
     # Typed as the stdlib's, so that code which passes lists of its futures around, or
@@ -197,7 +213,9 @@ class Service(concurrent.futures.Executor):
         """Queue `fn(*args, **kwargs)` and return its future at once.
 
         Never blocks; from anywhere: a body, a callback, a signal handler, a `__del__`. Raises
-        `TypeError`, `QueueFull`, `RuntimeError` after shutdown and where no thread can start.
+        `TypeError` for an `fn` that is not callable, `QueueFull` at `max_queued`,
+        `RuntimeError` after shutdown and where no thread can start, `BrokenThreadPool` after
+        an initializer has raised.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}")
@@ -240,14 +258,16 @@ class Service(concurrent.futures.Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """`map(fn, *iterables)` with the calls submitted at once; results in order.
+        """`map(fn, *iterables)` with the calls submitted at once; an iterator of the results,
+        in order.
 
-        With a `buffersize` no more than that many calls are submitted ahead of the
-        results that were taken, as in Python 3.14. `timeout` is in seconds from now,
-        for the iterator as a whole; `chunksize` is accepted for the stdlib's sake.
-        Raises `TypeError` or `ValueError` for a `buffersize` that is not a positive
-        int or None. The iterator blocks as `Future.result` does, raises what a call
-        raised, and cancels what has not started when it is dropped.
+        May be called from anywhere; blocks only where an iterable does. With a `buffersize` no
+        more than that many calls are submitted ahead of the results that were taken, as in
+        Python 3.14. `timeout` is in seconds from now, for the iterator as a whole; `chunksize`
+        is accepted for the stdlib's sake. Raises what `submit` raises, and `TypeError` or
+        `ValueError` for a `buffersize` that is not a positive int or None. The iterator
+        blocks, lends and raises as `Future.result` does, and cancels what has not started
+        when it is dropped, or has raised.
         """
         check_buffersize(buffersize)
         end = None if timeout is None else timeout + time.monotonic()
@@ -266,8 +286,9 @@ class Service(concurrent.futures.Executor):
 
         Blocks before it returns or raises until the body has a slot again, which it
         gets before anything that has not started. Where the slot is given away
-        already, and on an unbounded service, it just calls `fn`. Raises
-        `RuntimeError` outside a body of this service, without calling `fn`. Java's
+        already, it just calls `fn`; on an unbounded service it does so anywhere. On others it
+        raises `RuntimeError` outside a body of this service, without calling `fn`.
+        Raises `TypeError` for an `fn` that is not callable, and what `fn` raises. Java's
         `ForkJoinPool.ManagedBlocker` is the same idea.
         """
         if not callable(fn):
@@ -278,8 +299,10 @@ class Service(concurrent.futures.Executor):
     def slot_yielded(self) -> AbstractContextManager[None]:
         """`yield_slot` as a `with` block: in it, the slot is somebody else's.
 
-        Where the block outlives its body (a generator that is kept), it ends without
-        taking a slot. Raises `RuntimeError` outside a body of this service.
+        Returns a context manager for one block of this body; the block's end blocks until the
+        body has a slot again. Where the block outlives its body (a generator that is kept), it
+        ends without taking a slot. On an unbounded service it does nothing, anywhere; on
+        others the call raises `RuntimeError` outside a body of this service.
         """
         if self._slots.max_workers is None:
             return SlotYielded(None)
@@ -289,11 +312,13 @@ class Service(concurrent.futures.Executor):
         return SlotYielded(body)
 
     def block_till_done(self, timeout: float | None = None) -> bool:
-        """Block until nothing is outstanding: queued, running, waiting or owed.
+        """Block until nothing is outstanding: queued, running, waiting or owed (a Coalescer's
+        re-run).
 
-        Returns True, or False when `timeout` seconds passed first. What done-callbacks
-        submit is waited for too. Raises `RuntimeError` in a body of this service,
-        which would wait for itself.
+        Returns True, or False when `timeout` seconds passed first (None: no limit).
+        What done-callbacks submit is waited for too. Raises `RuntimeError` in a body of this
+        service, which would wait for itself; a body of another service keeps its slot
+        meanwhile. Raises `TypeError` or `ValueError` for a `timeout` that is no number.
         """
         check_timeout(timeout)
         if self._is_waited_for_by_itself():
@@ -307,7 +332,8 @@ class Service(concurrent.futures.Executor):
         Returns True once nothing is outstanding, False when `timeout` seconds passed
         first; no thread waits for it. It may be cancelled, and cancels nothing.
         Raises `RuntimeError` on a loop that runs in a body of this service, which
-        would wait for itself, and where no asyncio loop runs.
+        would wait for itself, and where it has to wait and no asyncio loop runs; `TypeError`
+        or `ValueError` for a `timeout` that is no number.
         """
         check_timeout(timeout)
         if self._is_waited_for_by_itself():
@@ -323,7 +349,9 @@ class Service(concurrent.futures.Executor):
         """Accept nothing more; with `cancel_futures`, cancel what has not started.
 
         With `wait` it blocks until nothing is outstanding and the threads are gone,
-        and raises `RuntimeError` in a body of this service, before any effect.
+        and raises `RuntimeError` in a body of this service, before any effect. Without, it
+        never blocks, but for the done-callbacks of what it cancels, and may be called from
+        anywhere. It may be called again.
         """
         if wait and self._is_waited_for_by_itself():
             raise RuntimeError(
@@ -339,9 +367,10 @@ class Service(concurrent.futures.Executor):
     # What these need is loaded when somebody looks inside.
 
     def stats(self) -> Stats:
-        """What the service does at this moment, in numbers; see `Stats`.
+        """A `Stats`: what the service does at this moment, in numbers.
 
-        Never waits for what a body does, and `submit` never waits for it. Its cost grows
+        May be called from anywhere. Never waits for what a body does; `submit` waits for it
+        only at `max_queued` and where no thread can start, and then briefly. Its cost grows
         with the number of threads and not with the queue.
         """
         from ._core.stats import stats  # noqa: PLC0415
@@ -349,10 +378,11 @@ class Service(concurrent.futures.Executor):
         return stats(self._slots)
 
     def tasks(self, limit: int | None = None) -> list[Task]:
-        """What is outstanding, submission by submission; see `Task`.
+        """A list of `Task`: what is outstanding, submission by submission.
 
         Bodies come first, in the order in which they began, then the queue in its order,
-        then owed re-runs; at most `limit` of all. Calls the `__repr__` of arguments, and
+        then owed re-runs; at most `limit` of all, with None any number. May be called from
+        anywhere; never waits for what a body does. Calls the `__repr__` of arguments, and
         shortens what it returns; what it raises is caught. Raises `TypeError` or
         `ValueError` for a `limit` that is no integer of 0 or more.
         """
@@ -365,7 +395,8 @@ class Service(concurrent.futures.Executor):
 
         Its `stats`; the bodies, the longest running first, with the innermost lines of
         their stacks; who waits for whom; the queue, counted by callable. May be called from
-        anywhere.
+        anywhere; never waits for what a body does. Calls the `__repr__` of arguments. Raises
+        what writing raises.
         """
         from .dumping import dump_one  # noqa: PLC0415
 

@@ -32,9 +32,9 @@ class Trace:
     Recorded are submit, start, lend, yield, resume, end, cancel and a Coalescer's re-run,
     with the time, the thread and the name of the callable: no argument, no result. What was
     submitted before is recorded from its start on. Traces may overlap. Entering and leaving
-    the block never blocks; both may be done on any thread. A trace can be looked at while it
-    is on. It is entered once, and raises `RuntimeError` the second time; `ValueError` for a
-    `limit` below 1.
+    the block never blocks; both may be done on any thread. `with` gives the Trace itself. It
+    can be looked at while it is on, on any thread. It is entered once, and raises
+    `RuntimeError` the second time; `ValueError` for a `limit` below 1.
 
     A notebook shows a trace by itself.
     """
@@ -82,14 +82,17 @@ class Trace:
 
     @property
     def dropped(self) -> int:
-        """How many events are not kept, because there were more than `limit` later ones."""
+        """How many events are not kept, because there were more than `limit` later ones; up
+        to now, while the block executes. Never blocks."""
         return self._tape.dropped() if self._whole is None else self._whole.dropped
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was recorded up to now to a file, in the format that its name ends in.
 
         `.json`: the Trace Event format, for https://ui.perfetto.dev and the like. `.svg`: a
-        picture. Raises `ValueError` for another ending, and what writing a file raises.
+        picture. Replaces a file that is there. May be called during the block and after it, on
+        any thread; never waits for what a body does. Raises `ValueError` for another ending,
+        before any effect, and what writing a file raises.
         """
         text = _format(os.fspath(path))(self._timeline())
         with open(path, "w", encoding="utf-8") as file:

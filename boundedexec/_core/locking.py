@@ -1,8 +1,9 @@
 """The lock of the slow path, and how it is held where a signal handler may interrupt.
 
 One lock serves all services, for slots are lent across them. It is held briefly, never
-while user code runs; `submit` takes it only where it fails. It is reentrant, because the
-garbage collector may run a `__del__` that cancels or waits while this thread holds it.
+while user code runs; `submit` takes it only where it fails, or `max_queued` may be reached. It
+is reentrant, because the garbage collector may run a `__del__` that cancels or waits while this
+thread holds it.
 """
 
 from __future__ import annotations

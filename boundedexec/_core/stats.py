@@ -21,44 +21,49 @@ _FEW = 100
 
 
 class Stats(NamedTuple):
-    """What a service does at one moment.
+    """What a service does at one moment: a named tuple, which `Service.stats` returns.
 
     Every submission that was accepted is in one of `queued`, `running`, `completed`,
     `failed` and `cancelled`; `submitted` is their sum. The totals count from when the
     service was made.
+
+    Fields:
+        bound: how many bodies may hold a slot at once; None for no bound.
+        queued: submissions that have not started, a Coalescer's owed re-runs included.
+        running: bodies that have started and are not over, also those that wait.
+        lent: of these, bodies whose slot is lent to what they wait for.
+        resuming: of these, bodies that wait to have a slot again.
+        threads: threads of the service.
+        idle_threads: those of them that wait for work.
+        submitted: submissions that were accepted.
+        completed: bodies that have returned.
+        failed: bodies that have raised, and submissions that could not be started.
+        cancelled: submissions that were cancelled.
+        refused: submissions that `max_queued` has refused; not among `submitted`.
+        seconds_since_completion: seconds since a body was last over; None where none was.
+        longest_wait: seconds for which the first of what is queued has waited; 0.0 where
+            nothing is.
     """
 
-    #: How many bodies may hold a slot at once; None for no bound.
     bound: int | None
-    #: Submissions that have not started, owed re-runs included.
     queued: int
-    #: Bodies that have started and are not over, also those that wait.
     running: int
-    #: Of these, bodies whose slot is lent to what they wait for,
     lent: int
-    #: and bodies that wait to have a slot again.
     resuming: int
-    #: Threads, and those of them that wait for work.
     threads: int
     idle_threads: int
-    #: Submissions that were accepted.
     submitted: int
-    #: Bodies that have returned.
     completed: int
-    #: Bodies that have raised, and submissions that could not be started.
     failed: int
-    #: Submissions that were cancelled.
     cancelled: int
-    #: Submissions that `max_queued` has refused.
     refused: int
-    #: Seconds since a body was last over; None where none has been.
     seconds_since_completion: float | None
-    #: For how many seconds the first of what is queued has waited; 0.0 where nothing is.
     longest_wait: float
 
 
 def stats(slots: Slots) -> Stats:
-    """The numbers of `slots`. Takes the lock of the slow path, which `submit` never does."""
+    """The numbers of `slots`. Takes the lock of the slow path, which `submit` takes only where
+    it may have to refuse: at `max_queued`, and where no thread can be started."""
     return locked(_stats, slots)
 
 

@@ -18,25 +18,34 @@ State: TypeAlias = Literal["queued", "running", "lending", "yielded", "resuming"
 
 
 class Task(NamedTuple):
-    """One outstanding submission, at one moment."""
+    """One outstanding submission at one moment: a named tuple, of which `Service.tasks`
+    returns a list.
 
-    #: Given when it is first looked at, in the order of submission; its own from then on.
+    Fields:
+        number: given when it is first looked at, in the order of submission; its own from
+            then on.
+        name: the callable's qualified name.
+        arguments: as in a call, shortened.
+        state: "queued"; "running"; "lending": it waits, and what it waits for has its slot;
+            "yielded": it gave its slot away; "resuming": it wants a slot again; "owed": a
+            Coalescer's re-run, not queued yet.
+        seconds: how long it has been in that state; at most, where its thread has gone
+            through several that took no time before it.
+        thread_name: the name of the thread that executes it; None where it has not started.
+        thread_ident: that thread's `ident`; None where it has not started.
+        waits_for: the numbers of the submissions that it waits for. (Not those of other
+            packages.)
+        key: the key of a Coalescer's run; None for others.
+    """
+
     number: int
-    #: The callable's qualified name, and its arguments as in a call, shortened.
     name: str
     arguments: str
-    #: `lending`: it waits, and what it waits for has its slot; `yielded`: it gave its slot
-    #: away; `resuming`: it wants a slot again; `owed`: a Coalescer's re-run, not queued yet.
     state: State
-    #: How long it has been in that state; at most, where its thread has gone through several
-    #: that took no time before it.
     seconds: float
-    #: Where it executes; None where it has not started.
     thread_name: str | None
     thread_ident: int | None
-    #: The numbers of the submissions that it waits for. (Not those of other packages.)
     waits_for: tuple[int, ...]
-    #: The key of a Coalescer's run; None for others.
     key: Any
 
 

@@ -97,10 +97,11 @@ def wait(
     """`concurrent.futures.wait`, lending the body's slot to what it waits for.
 
     Blocks up to `timeout` seconds, for ever with None. Returns the sets of futures that
-    are done and not done. In a body the slot goes from one queued future to the next, in
-    the order of submission, until the wait is over; without a timeout it raises
-    `DeadlockError` where it could never be. Raises `ValueError` for another
-    `return_when` than the three of `concurrent.futures`.
+    are `done` and `not_done`, also when time ran out. May be called from anywhere. In a body
+    the slot goes from one queued future to the next, in the order of submission, until the
+    wait is over; without a timeout it raises `DeadlockError` where it could never be. Raises
+    `TypeError` for what is not iterable, `ValueError` for another `return_when` than the three
+    of `concurrent.futures`.
     """
     futures = set(fs)
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
@@ -123,9 +124,11 @@ def as_completed(
 ) -> Iterator[concurrent.futures.Future[T]]:
     """`concurrent.futures.as_completed`, lending the body's slot to what it waits for.
 
-    Yields each future once as it is done; raises `TimeoutError` when `timeout` seconds
-    have passed since the first step. Each step lends the slot of the body that it is made
-    in, as `wait` for the first of them does. Raises `TypeError` for what is not iterable.
+    Returns an iterator at once, from anywhere; it yields each future once, as it is done. A
+    step blocks until one is, and raises `TimeoutError` when `timeout` seconds (None: no limit)
+    have passed since the first step. In a body each step lends the slot, and raises
+    `DeadlockError`, as `wait` for the first of them does. Raises `TypeError` for what is not
+    iterable.
     """
     return _as_completed(set(fs), timeout)
 
