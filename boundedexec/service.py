@@ -331,9 +331,8 @@ class Service(concurrent.futures.Executor):
 
         Returns True once nothing is outstanding, False when `timeout` seconds passed
         first; no thread waits for it. It may be cancelled, and cancels nothing.
-        Raises `RuntimeError` on a loop that runs in a body of this service, which
-        would wait for itself, and where it has to wait and no asyncio loop runs; `TypeError`
-        or `ValueError` for a `timeout` that is no number.
+        Raises as `block_till_done`, also on a loop that runs in a body of this service, and
+        `RuntimeError` where it has to wait and no asyncio loop runs.
         """
         check_timeout(timeout)
         if self._is_waited_for_by_itself():

@@ -42,6 +42,9 @@ class Trace:
     def __init__(self, *services: Service, limit: int = 100_000) -> None:
         if limit < 1:
             raise ValueError(f"limit must be 1 or more, not {limit!r}")
+        for service in services:
+            if not isinstance(service, Service):
+                raise TypeError(f"a Trace records services, not {service!r}")
         #: The slots of `services`; empty for all.
         self._only = [slots_of(service) for service in services]
         self._limit = limit

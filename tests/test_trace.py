@@ -356,6 +356,11 @@ def test_a_limit_is_at_least_one(limit: int) -> None:
         Trace(limit=limit)
 
 
+def test_what_is_no_service_is_refused_at_the_call() -> None:
+    with pytest.raises(TypeError, match="a Trace records services, not 3"):
+        Trace(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def test_no_argument_is_shown_and_nothing_is_kept(new_service: NewService) -> None:
     class Silent(Thing):
         def __repr__(self) -> str:

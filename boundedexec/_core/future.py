@@ -62,6 +62,8 @@ class Future(Submission[T]):
     * `cancel()` is final at once; waiters need not wait for a worker to see it.
     * An exception that nobody asked for is logged on `boundedexec` when the future is
       dropped.
+
+    Public are the methods of `concurrent.futures.Future`; the others are internal.
     """
 
     __slots__ = ()

@@ -270,9 +270,9 @@ def living() -> list[Slots]:
 def debug(on: bool = True) -> None:
     """Have submissions remember where they were made, from now on; or not, with False.
 
-    The record of a failure that nobody asked for has that then, and the arguments of the
+    The record of a failure that nobody asked for has that then, and all arguments of the
     call, shortened: it calls their `__repr__`. `PYTHONDEVMODE` turns it on from the start.
-    It costs some microseconds a submission.
+    It costs some microseconds a submission. Never blocks; may be called from anywhere.
     """
     debugging.on = bool(on)
     if on:

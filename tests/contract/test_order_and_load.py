@@ -168,6 +168,10 @@ class Load:
         for number, future in list(self.futures.items()):
             assert future.done()
             assert self.runs.get(number, 0) == (not future.cancelled())
+            if not future.cancelled():
+                # Asked for here: thousands that are logged when they are collected, in whatever
+                # test, would hold that up.
+                future.exception()
         assert len(self.coalescer) == 0
 
 
