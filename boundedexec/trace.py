@@ -43,7 +43,7 @@ class Trace:
         if limit < 1:
             raise ValueError(f"limit must be 1 or more, not {limit!r}")
         for service in services:
-            if not isinstance(service, Service):
+            if not isinstance(service, Service):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"a Trace records services, not {service!r}")
         #: The slots of `services`; empty for all.
         self._only = [slots_of(service) for service in services]
