@@ -15,11 +15,12 @@ from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from ._core.blocking import DeadlockError
+from ._core.blocking import DeadlockError, block
+from ._core.graph import Node
 from ._core.locking import headroom
 from ._core.pool import queue_call
 from ._core.state import current_body
-from ._core.submission import NoteFailure
+from ._core.submission import NoteFailure, Submission
 from ._core.waits import wait
 from .checking import check_executor, check_timeout, checked_integer
 from .limiting import Limiter, cancel_quietly
@@ -235,7 +236,11 @@ class TaskGroup:
             # In a body for each, so that its slot goes from one to the next. Elsewhere for the
             # last: to hear of each would cost half as much as to submit it.
             awaited = pending[-1:] if current_body() is None else pending[:_AT_ONCE]
-            wait(awaited, self._seconds_left())
+            of_this_package = [each for each in awaited if isinstance(each, Submission)]
+            if of_this_package:
+                wait(of_this_package, self._seconds_left())
+            else:
+                _wait_for_foreign(awaited, self._deadline)
 
     def _unfinished(self) -> Iterator[list[Future[Any]]]:
         """Some that are to be waited for, until none are; then the group is closed."""
@@ -318,6 +323,34 @@ class TaskGroup:
         finally:
             self._leave()
             del error, interrupt, trace
+
+
+class _ForeignEnds(Node):
+    """A wait for futures of other packages, by done-callbacks. Their waiters hear of one that
+    was cancelled only when its executor comes to it, which may be late, or never."""
+
+    def __init__(self, futures: list[Future[Any]]) -> None:
+        super().__init__()
+        self.pending = dict.fromkeys(futures)
+
+    def over(self) -> bool:
+        return all(future.done() for future in self.pending)
+
+    def install(self) -> None:
+        for future in self.pending:
+            future.add_done_callback(self._look)
+
+    def _look(self, _: object) -> None:
+        self.ring()
+
+
+def _wait_for_foreign(futures: list[Future[Any]], deadline: float | None) -> None:
+    waiting = _ForeignEnds(futures)
+    try:
+        waiting.listen()
+        block(waiting, deadline)
+    finally:
+        waiting.pending.clear()  # For they keep their callbacks.
 
 
 _every: weakref.WeakSet[TaskGroup] = weakref.WeakSet()
