@@ -159,7 +159,7 @@ class TaskGroup:
         """It is known, so look."""
         known = future in self._futures[: self._known]
         if self._cancelled or not known:
-            cancel_quietly(future)
+            cancel_quietly(future, self._executor)
         if not known:
             raise RuntimeError(f"this TaskGroup {self._closed}")
 
@@ -180,7 +180,7 @@ class TaskGroup:
         if self._limiter is not None:
             self._limiter.close()  # First, or these would have it hand over the next.
         for future in self._futures.copy():
-            cancel_quietly(future)
+            cancel_quietly(future, self._executor)
 
     @property
     def cancelled(self) -> bool:

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from helpers import A_WHILE, LIMIT, Boom, Manual, Passing, Thing, collected, holding, wait_until
+from helpers import A_WHILE, LIMIT, Boom, Manual, Passing, Thing, holding, wait_until
 
 from boundedexec import Service, TaskGroup
 from boundedexec.limiting import Limiter
@@ -251,18 +251,28 @@ def test_the_end_hears_at_once_of_what_is_cancelled(
     assert all(future.done() for future in futures)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.filterwarnings("ignore:.*fork", "error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_process_that_dies_is_a_failure(limit: int | None, inside: bool) -> None:
-    def block() -> None:
-        with TaskGroup(pool, limit=limit, timeout=LIMIT) as group:
-            for _ in range(5):
-                group.submit(os._exit, 1)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_process_that_dies_is_a_failure(
+    limit: int | None, inside: bool, waits: bool
+) -> None:
+    """And the pool's thread, which fails one after the other, does not trip over what the
+    group has cancelled meanwhile: that would leave the other processes alive."""
 
+    def block() -> None:
+        with TaskGroup(pool, limit=limit and 10 * limit, timeout=LIMIT) as group:
+            dying = group.submit(os._exit, 1)
+            futures.extend(group.submit(os._exit, 1) for _ in range(100))
+            if waits:
+                dying.result()
+
+    futures: list[Future[Any]] = []
     with concurrent.futures.ProcessPoolExecutor(1) as pool, Service(1) as service:
         with in_time(), pytest.raises(ExceptionGroup) as raised:
             service.submit(block).result() if inside else block()
     assert {type(error) for error in raised.value.exceptions} == {BrokenProcessPool}
+    assert all(future.done() for future in futures)
 
 
 def test_what_the_end_waited_for_is_kept_by_nobody(no_collector: None) -> None:
@@ -274,4 +284,5 @@ def test_what_the_end_waited_for_is_kept_by_nobody(no_collector: None) -> None:
             threading.Timer(A_WHILE, manual.handed.popleft()[0].set_result, (0,)).start()
         return weakref.ref(future)
 
-    assert collected(block())
+    future = block()
+    wait_until(lambda: future() is None)
