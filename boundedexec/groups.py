@@ -67,8 +67,8 @@ class TaskGroup:
     cancelled, what runs is waited for. (A second Ctrl-C does not wait.) Then the end raises an
     `ExceptionGroup` of all failures in order of submission, the block's own last, but
     `KeyboardInterrupt` and `SystemExit` bare; `DeadlockError` if it could never come. A body
-    that ends with `CancelledError`, or with what `submit` raises in a cancelled group, was
-    cancelled, and did not fail.
+    that ends with `CancelledError`, with what `submit` raises in a cancelled group, or with an
+    exception group of these alone, was cancelled, and did not fail.
 
     A group keeps the futures of all that was submitted, and so the results, until it is
     dropped: for a stream that never ends, use one after the other.
@@ -166,7 +166,7 @@ class TaskGroup:
     def _note(self, error: BaseException) -> None:
         """A body has ended with `error`."""
         self._may_have_failed = True
-        if not isinstance(error, CancelledError):
+        if not _is_cancellation(error):
             if not self._cancelled:
                 self.cancel()
             if self._block is not None:
@@ -225,7 +225,7 @@ class TaskGroup:
 
     def _own(self, error: BaseException | None) -> BaseException | None:
         """The block's exception, which cancels the group unless it follows from that."""
-        if self._cancelled and isinstance(error, CancelledError):
+        if self._cancelled and error is not None and _is_cancellation(error):
             return None
         if error is not None or self._cancelled:
             self.cancel()  # Perhaps again: a Ctrl-C may have come in the middle.
@@ -376,4 +376,17 @@ def _failure(future: Future[Any]) -> BaseException | None:
         error = future.exception(0)
     except (CancelledError, TimeoutError):
         return None
-    return None if isinstance(error, CancelledError) else error
+    return None if error is None or _is_cancellation(error) else error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether a body that ends with `error` was cancelled; a group of its own wraps what says
+    so in an exception group."""
+    leaves: list[BaseException] = [error]
+    for each in leaves:
+        group: Any = each
+        if isinstance(each, BaseExceptionGroup):
+            leaves += group.exceptions
+        elif not isinstance(each, CancelledError):
+            return False
+    return True

@@ -328,6 +328,41 @@ def test_what_follows_from_the_cancellation_is_no_failure() -> None:
         assert failures(raised.value) == [error]
 
 
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("in_body", [True, False])
+def test_cancel_is_quiet_also_through_the_blocks_of_inner_groups(depth: int, in_body: bool) -> None:
+    """Their ends raise groups of what follows from the cancellation."""
+    started, cancelled = threading.Event(), threading.Event()
+
+    def nest(depth: int) -> None:
+        if depth:
+            with TaskGroup(service) as inner:
+                inner.submit(nest, depth - 1) if in_body else nest(depth - 1)
+                nest(depth - 1)
+        else:
+            started.set()
+            assert cancelled.wait(LIMIT)
+            outer.submit(int)
+
+    def cancel() -> None:
+        assert started.wait(LIMIT)
+        outer.cancel()
+        cancelled.set()
+
+    with Service(20) as service, TaskGroup(service) as outer:
+        canceller = service.submit(cancel)
+        outer.submit(nest, depth) if in_body else nest(depth)
+    canceller.result()
+
+
+def test_a_failure_beside_cancellations_is_one() -> None:
+    error = ExceptionGroup("", [CancelledError(), ExceptionGroup("", [Boom()])])
+    with Service(1) as service, pytest.raises(ExceptionGroup) as raised:
+        with TaskGroup(service) as group:
+            group.submit(fail, error)
+    assert failures(raised.value) == [error]
+
+
 def test_before_and_after_the_block_nothing_is_accepted(pool: Executor) -> None:
     group = TaskGroup(pool)
     with pytest.raises(RuntimeError, match="entered"):

@@ -254,9 +254,7 @@ def test_the_end_hears_at_once_of_what_is_cancelled(
 @pytest.mark.filterwarnings("ignore:.*fork", "error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_process_that_dies_is_a_failure(
-    limit: int | None, inside: bool, waits: bool
-) -> None:
+def test_a_process_that_dies_is_a_failure(limit: int | None, inside: bool, waits: bool) -> None:
     """And the pool's thread, which fails one after the other, does not trip over what the
     group has cancelled meanwhile: that would leave the other processes alive."""
 
