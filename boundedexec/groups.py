@@ -27,6 +27,7 @@ from .limiting import Limiter, cancel_quietly
 from .service import Service, slots_of, submits_plainly
 
 if TYPE_CHECKING:
+    import asyncio
     from typing import Self
 
     from ._core.state import Slots
@@ -98,6 +99,7 @@ class TaskGroup:
         self._futures: list[Future[Any]] = []  # All that was submitted, in order.
         self._known: int | None = None  # With so many of these the end came; others are refused.
         self._block: AsyncBlock | None = None  # Where it is a coroutine's.
+        self._cancelling = 0  # How often its task was cancelled before.
 
     def _attach(self) -> None:
         self._limiter: Limiter | None = None
@@ -297,6 +299,7 @@ class TaskGroup:
         self._block = AsyncBlock(self._timeout)
         self.__enter__()
         await self._block.enter()
+        self._cancelling = _task().cancelling()
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> _Handled:
@@ -307,6 +310,9 @@ class TaskGroup:
                 error = None
                 if not self._cancelled:  # Then by the loop's clock, which may be ahead.
                     self._expire()
+            by_group = self._cancelled and _task().cancelling() <= self._cancelling
+            if by_group and isinstance(error, block.Interrupt):
+                error = None  # The block awaited what the group has cancelled.
             error = self._own(error)
             if isinstance(error, block.Interrupt):
                 interrupt, error = error, None
@@ -323,6 +329,15 @@ class TaskGroup:
         finally:
             self._leave()
             del error, interrupt, trace
+
+
+def _task() -> asyncio.Task[Any]:
+    """What executes this, the block of a coroutine."""
+    from asyncio import current_task  # noqa: PLC0415  # As above.
+
+    task = current_task()
+    assert task is not None
+    return task
 
 
 class _ForeignEnds(Node):

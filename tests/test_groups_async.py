@@ -154,6 +154,58 @@ def test_cancel_ends_the_block_quietly(pool: Executor, limit: int | None) -> Non
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("cancelled_before", [False, True])
+def test_cancel_is_quiet_where_the_block_awaits_a_member(
+    limit: int | None, nested: bool, cancelled_before: bool
+) -> None:
+    """No matter what has become of the task before, which is not cancelled by that."""
+
+    async def block(group: TaskGroup) -> None:
+        async with group:
+            group.submit(gate.wait, LIMIT)
+            queued = group.submit(int)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(group.cancel)
+            loop.call_soon(gate.set)
+            if nested:
+                async with TaskGroup(service):
+                    await asyncio.wrap_future(queued)
+            else:
+                await asyncio.wrap_future(queued)
+
+    async def main() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        if cancelled_before:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.sleep(LIMIT)
+        await block(TaskGroup(service, limit=limit))
+        return task.cancelling()
+
+    gate = threading.Event()
+    with Service(1) as service:
+        assert asyncio.run(main()) == cancelled_before
+
+
+def test_a_cancel_of_the_task_in_a_cancelled_group_is_not_lost() -> None:
+    async def block() -> None:
+        async with TaskGroup(service) as group:
+            group.cancel()
+            await asyncio.sleep(LIMIT)
+
+    async def main() -> None:
+        task = asyncio.create_task(block())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with Service(1) as service:
+        asyncio.run(main())
+
+
 @pytest.mark.parametrize("where", ["in the block", "at its end"])
 def test_a_timeout_interrupts_the_block_and_its_end(
     pool: Executor, limit: int | None, where: str
@@ -193,10 +245,10 @@ def test_a_timer_of_the_loop_that_is_early_is_the_timeout(
 
     async def main() -> None:
         with pytest.raises(TimeoutError):
-            async with TaskGroup(service, limit=limit, timeout=0.01) as group:
+            async with TaskGroup(service, limit=limit, timeout=0.1) as group:
+                late[0] = LIMIT
                 group.submit(gate.wait, LIMIT)
                 queued.append(group.submit(int))
-                late[0] = LIMIT
                 await asyncio.sleep(LIMIT)
         assert group.cancelled
 
