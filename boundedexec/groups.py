@@ -227,7 +227,8 @@ class TaskGroup:
 
     def _own(self, error: BaseException | None) -> BaseException | None:
         """The block's exception, which cancels the group unless it follows from that."""
-        if self._cancelled and error is not None and _is_cancellation(error):
+        # Which looks at the time: the block may have overrun, and nothing be left to wait for.
+        if self.cancelled and error is not None and _is_cancellation(error):
             return None
         if error is not None or self._cancelled:
             self.cancel()  # Perhaps again: a Ctrl-C may have come in the middle.

@@ -15,6 +15,7 @@ import weakref
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import nullcontext
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -527,6 +528,26 @@ def test_when_the_time_is_over_the_block_sees_it(pool: Executor) -> None:
         assert group.cancelled
         with pytest.raises(RuntimeError, match="cancelled"):
             group.submit(int)
+
+
+@pytest.mark.parametrize("own", [None, Boom()])
+def test_a_block_that_overruns_is_out_of_time_though_all_is_over(
+    limit: int | None, own: Boom | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late[0])
+    monkeypatch.setattr("boundedexec.groups.time", clock)
+    with Service(1) as service:
+        with pytest.raises((TimeoutError, ExceptionGroup)) as raised:
+            with TaskGroup(service, limit=limit, timeout=LIMIT) as group:
+                group.submit(int).result()
+                late[0] = LIMIT
+                if own is not None:
+                    raise own
+    assert group.cancelled
+    found = raised.value
+    errors = failures(found) if isinstance(found, ExceptionGroup) else [found]
+    assert [type(error) for error in errors] == [Boom, TimeoutError][own is None :]
 
 
 def test_a_timeout_is_beside_the_failures(new_service: NewService) -> None:

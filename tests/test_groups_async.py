@@ -261,6 +261,18 @@ def test_a_timer_of_the_loop_that_is_early_is_the_timeout(
             gate.set()
 
 
+def test_a_block_that_overruns_is_out_of_time_though_it_goes_on(limit: int | None) -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with TaskGroup(service, limit=limit, timeout=0.01) as group:
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.sleep(LIMIT)
+        assert group.cancelled
+
+    with Service(1) as service:
+        asyncio.run(main())
+
+
 def test_groups_of_one_loop_share_a_service() -> None:
     async def one(number: int) -> list[int]:
         async with TaskGroup(service, limit=2) as group:
