@@ -274,21 +274,23 @@ class TaskGroup:
         if isinstance(own, _BARE):
             return False
         ended = self._futures[: self._known] if self._may_have_failed else []
-        errors = [error for error in map(_failure, ended) if error is not None]
-        if errors:
+        failed = [future for future in ended if _failure(future) is not None]
+        if failed:
             self._cancelled = True  # As a callback may be late to do.
-        bare = [error for error in errors if isinstance(error, _BARE)]
+        bare = [future for future in failed if isinstance(_failure(future), _BARE)][:1]
+        # What is raised, and so asked for.
+        errors: list[Any] = [future.exception() for future in bare or failed]
         errors += [own] if own is not None else []
         if self._expired:
             errors.append(TimeoutError(f"not over after {self._timeout} seconds"))
         try:
             if bare or (self._expired and len(errors) == 1):
-                raise (bare or errors)[0]
+                raise errors[0]
             if errors:
                 raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
             return True
         finally:
-            del self, errors, bare, own
+            del self, ended, failed, bare, errors, own
 
     def _leave(self) -> None:
         self._close()
@@ -388,11 +390,18 @@ def _note_end(note_failure: NoteFailure, over: Future[Any]) -> None:
 
 
 def _failure(future: Future[Any]) -> BaseException | None:
-    try:
-        error = future.exception(0)
-    except (CancelledError, TimeoutError):
+    """What it has failed with, if it has. To look is not to ask: unless that is raised it is to
+    be logged; but not of a body that was cancelled."""
+    if not future.done() or future.cancelled():
         return None
-    return None if error is None or _is_cancellation(error) else error
+    if isinstance(future, Submission):
+        error = None if future.failure is None else future.failure.exception
+    else:
+        error = future.exception()
+    if error is not None and _is_cancellation(error):
+        future.exception()
+        return None
+    return error
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -34,6 +34,7 @@ from helpers import (
     forking,
     holding,
     in_child,
+    logged,
     switching_often,
     wait_until,
 )
@@ -272,6 +273,30 @@ def test_nothing_is_logged_of_what_the_end_raised(
     with pytest.raises(ExceptionGroup), TaskGroup(pool, limit=limit) as group:
         group.submit(fail, Boom())
     del group
+    gc.collect()
+    assert log.empty()
+
+
+def test_what_the_end_did_not_raise_is_logged(
+    pool: Executor, limit: int | None, log: SimpleQueue[logging.LogRecord]
+) -> None:
+    """Where it raises another bare. (Executors of other packages log nothing themselves.)"""
+    if limit == 1 or bound_of(pool) == 1:
+        pytest.skip("two must run at once")
+    meeting = threading.Barrier(2)
+
+    def body(error: BaseException) -> None:
+        meeting.wait(LIMIT)
+        fail(error)
+
+    with pytest.raises(SystemExit) as raised, TaskGroup(pool, limit=limit) as group:
+        group.submit(body, Boom("lost"))
+        group.submit(body, SystemExit(3))
+    assert raised.value.code == 3
+    del group, raised  # The traceback has the group.
+    gc.collect()
+    if type(pool) is not concurrent.futures.ThreadPoolExecutor or limit:
+        assert "lost" in logged(log).getMessage()
     gc.collect()
     assert log.empty()
 
