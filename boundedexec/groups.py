@@ -8,6 +8,7 @@ thread looks through looks itself afterwards.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -203,11 +204,14 @@ class TaskGroup:
         return [future.result() for future in self._futures[: self._known]]
 
     def __enter__(self) -> Self:
-        if self._closed != "has not been entered":
-            raise RuntimeError("a TaskGroup can be entered once")
+        self._check_not_entered()
         self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
         self._closed = None
         return self
+
+    def _check_not_entered(self) -> None:
+        if self._closed != "has not been entered":
+            raise RuntimeError("a TaskGroup can be entered once")
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> _Handled:
         try:
@@ -299,6 +303,7 @@ class TaskGroup:
     async def __aenter__(self) -> Self:
         from .async_block import AsyncBlock  # noqa: PLC0415  # Which imports asyncio.
 
+        self._check_not_entered()
         self._block = AsyncBlock(self._timeout)
         self.__enter__()
         await self._block.enter()
@@ -325,7 +330,11 @@ class TaskGroup:
                 except block.Interrupt as another:
                     interrupt = another
                     self.cancel()
-            over = self._conclude(error)
+            try:
+                over = self._conclude(error)
+            except BaseException:
+                _cancel_again(_task())
+                raise
             if interrupt is not None:
                 raise interrupt
             return over
@@ -341,6 +350,17 @@ def _task() -> asyncio.Task[Any]:
     task = current_task()
     assert task is not None
     return task
+
+
+def _cancel_again(task: asyncio.Task[Any]) -> None:
+    """Where `task` was cancelled and a failure is raised, have its next await raise the cancel.
+
+    As asyncio's TaskGroup does, and from Python 3.13 on: before, `uncancel` did not take back
+    what the next await would raise.
+    """
+    if sys.version_info >= (3, 13) and task.cancelling():
+        task.uncancel()
+        task.cancel()
 
 
 class _ForeignEnds(Node):

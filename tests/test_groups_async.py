@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from concurrent.futures import Executor, Future
@@ -140,6 +141,54 @@ def test_a_coroutine_that_is_cancelled_waits_for_what_runs(where: str) -> None:
     queued: list[Future[int]] = []
     with Service(1) as service:
         asyncio.run(asyncio.wait_for(main(), LIMIT))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio's does not, either")
+def test_a_cancel_of_the_task_is_not_lost_where_a_member_fails() -> None:
+    """As in asyncio's: the next await raises it."""
+    started, gate = threading.Event(), threading.Event()
+
+    def body() -> None:
+        started.set()
+        assert gate.wait(LIMIT)
+        raise Boom
+
+    async def block() -> None:
+        with pytest.raises(ExceptionGroup):
+            async with TaskGroup(service) as group:
+                group.submit(body)
+        reached.append(True)
+        await asyncio.sleep(LIMIT)
+
+    async def main() -> None:
+        task = asyncio.create_task(block())
+        while not started.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, LIMIT / 2)
+        assert reached and task.cancelling() == 1
+
+    reached: list[bool] = []
+    with Service(1) as service:
+        asyncio.run(main())
+
+
+def test_a_second_block_is_refused_and_changes_nothing() -> None:
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup) as raised:
+            async with TaskGroup(service) as group:
+                with pytest.raises(RuntimeError, match="once"):
+                    async with group:
+                        pass
+                group.submit(fail, Boom())
+                await asyncio.sleep(LIMIT)  # Interrupted.
+        assert [type(error) for error in raised.value.exceptions] == [Boom]
+
+    with Service(1) as service:
+        asyncio.run(asyncio.wait_for(main(), LIMIT / 2))
 
 
 def test_cancel_ends_the_block_quietly(pool: Executor, limit: int | None) -> None:
