@@ -23,7 +23,7 @@ from ._core.pool import queue_call
 from ._core.state import current_body
 from ._core.submission import NoteFailure, Submission
 from ._core.waits import wait
-from .checking import check_executor, check_timeout, checked_integer
+from .checking import check_executor, checked_integer, checked_timeout
 from .limiting import Limiter, cancel_quietly
 from .service import Service, slots_of, submits_plainly
 
@@ -58,7 +58,7 @@ class TaskGroup:
         limit: so many of the group's submissions are with the executor at most; the others
             wait here, in order, and fail with what the executor's `submit` raises (a Ctrl-C
             in it included, whatever becomes of the call). Where on a `Service` all that are
-            there wait for others in line, one of these goes past it. Where `submit` itself
+            there wait for others in line, one of these goes past the limit. Where `submit` itself
             executes, what a body submits comes after that body, which must not wait for it.
         timeout: seconds for the block as a whole. Then the group is cancelled, and the end
             raises `TimeoutError`, beside failures, without waiting for what runs.
@@ -66,26 +66,26 @@ class TaskGroup:
     The end waits for what the block and the bodies submit (done-callbacks may be too late, and
     `submit` raises); in a body it lends the slot. The first failure of a body, an exception in
     the block, or a Ctrl-C there or at the end cancels the group: what has not started is
-    cancelled, what runs is waited for. (A second Ctrl-C does not wait.) Then the end raises an
-    `ExceptionGroup` of all failures in order of submission, the block's own last, but
-    `KeyboardInterrupt` and `SystemExit` bare; `DeadlockError` if it could never come. A body
+    cancelled (a broken pool fails it), what runs is waited for. (A second Ctrl-C does not
+    wait.) Then the end raises an `ExceptionGroup` of all failures in order of submission, the block's own last, but
+    `KeyboardInterrupt` and `SystemExit` bare; `DeadlockError` if the wait could never end. A body
     that ends with `CancelledError`, with what `submit` raises in a cancelled group, or with an
     exception group of these alone, was cancelled, and did not fail.
 
     A group keeps the futures of all that was submitted, and so the results, until it is
     dropped: for a stream that never ends, use one after the other.
 
-    The block of a thread is not interrupted: `submit`, `cancelled` and the end look. That of a
-    coroutine, `async with`, is, where it awaits; no thread waits for it. Raises `TypeError` or
-    `ValueError` for arguments that are none of these. After asyncio's `TaskGroup`, trio's
-    nursery, and Go's `errgroup`, whose `SetLimit` blocks.
+    The block of a thread is not interrupted: `submit`, `cancelled` and the end notice the
+    timeout. That of a coroutine, `async with`, is, where it awaits; no thread waits for it.
+    Raises `TypeError` or `ValueError` for arguments that are none of these. After asyncio's
+    `TaskGroup`, trio's nursery, and Go's `errgroup`, whose `SetLimit` blocks.
     """
 
     def __init__(
         self, executor: Executor, *, limit: int | None = None, timeout: float | None = None
     ) -> None:
         check_executor("a TaskGroup", executor)
-        check_timeout(timeout)
+        self._timeout = checked_timeout(timeout)
         self._executor = executor
         self._limit = None if limit is None else checked_integer("limit", limit, 1)
         self._attach()
@@ -93,7 +93,6 @@ class TaskGroup:
         # Weak, so that no future keeps the group.
         self._note_failure = weakref.WeakMethod(self._note)
         self._may_have_failed = False
-        self._timeout = None if timeout is None else float(timeout)
         self._deadline: float | None = None  # On the monotonic clock.
         self._expired = self._cancelled = False
         self._closed: str | None = "has not been entered"  # Why `submit` refuses.
@@ -112,7 +111,7 @@ class TaskGroup:
         elif isinstance(executor, Service) and submits_plainly(executor):
             self._slots = slots_of(executor)
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         """In a forked child, where the executor's queue is empty, go on with an empty line."""
         if self._limiter is not None:
             self._limiter.lose()
@@ -396,7 +395,7 @@ _every: weakref.WeakSet[TaskGroup] = weakref.WeakSet()
 
 def _renew_all() -> None:
     for group in list(_every):
-        group.renew()
+        group._renew()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):

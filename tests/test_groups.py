@@ -405,6 +405,12 @@ def test_arguments_are_checked() -> None:
     with Service(1) as service:
         with pytest.raises(TypeError, match="submit"):
             TaskGroup(None)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="submit"):
+            TaskGroup(Service)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="timeout"):
+            TaskGroup(service, timeout=True)
+        with pytest.raises(ValueError, match="timeout"):
+            TaskGroup(service, timeout=10**400)
         with pytest.raises(TypeError, match="limit"):
             TaskGroup(service, limit=True)
         with pytest.raises(TypeError, match="limit"):
