@@ -67,10 +67,10 @@ class TaskGroup:
     `submit` raises); in a body it lends the slot. The first failure of a body, an exception in
     the block, or a Ctrl-C there or at the end cancels the group: what has not started is
     cancelled (a broken pool fails it), what runs is waited for. (A second Ctrl-C does not
-    wait.) Then the end raises an `ExceptionGroup` of all failures in order of submission, the block's own last, but
-    `KeyboardInterrupt` and `SystemExit` bare; `DeadlockError` if the wait could never end. A body
-    that ends with `CancelledError`, with what `submit` raises in a cancelled group, or with an
-    exception group of these alone, was cancelled, and did not fail.
+    wait.) Then the end raises an `ExceptionGroup` of all failures in order of submission, the
+    block's own last, but `KeyboardInterrupt` and `SystemExit` bare; `DeadlockError` if the wait
+    could never end. A body that ends with `CancelledError`, with what `submit` raises in a
+    cancelled group, or with an exception group of these alone, was cancelled, and did not fail.
 
     A group keeps the futures of all that was submitted, and so the results, until it is
     dropped: for a stream that never ends, use one after the other.
