@@ -42,12 +42,22 @@ def check_timeout(timeout: Any) -> None:
         comparable = timeout is None or timeout == timeout + 0.0
     except TypeError:
         raise TypeError(f"timeout must be seconds or None, not {timeout!r}") from None
+    except OverflowError:
+        raise ValueError("timeout must be seconds or None, not an int past all floats") from None
     if not comparable:
         raise ValueError("timeout must be seconds or None, not nan")
 
 
+def checked_timeout(timeout: Any) -> float | None:
+    """Of what is this package's alone: no bool, which the stdlib's functions accept."""
+    if isinstance(timeout, bool):
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
+    check_timeout(timeout)
+    return None if timeout is None else float(timeout)
+
+
 def check_executor(who: str, executor: object) -> None:
-    if not callable(getattr(executor, "submit", None)):
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(f"{who} needs an executor with submit, not {executor!r}")
 
 

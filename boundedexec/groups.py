@@ -8,6 +8,7 @@ thread looks through looks itself afterwards.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,17 +16,19 @@ from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from ._core.blocking import DeadlockError
+from ._core.blocking import DeadlockError, block
+from ._core.graph import Node
 from ._core.locking import headroom
 from ._core.pool import queue_call
 from ._core.state import current_body
-from ._core.submission import NoteFailure
+from ._core.submission import NoteFailure, Submission
 from ._core.waits import wait
-from .checking import check_executor, check_timeout, checked_integer
+from .checking import check_executor, checked_integer, checked_timeout
 from .limiting import Limiter, cancel_quietly
 from .service import Service, slots_of, submits_plainly
 
 if TYPE_CHECKING:
+    import asyncio
     from typing import Self
 
     from ._core.state import Slots
@@ -55,7 +58,7 @@ class TaskGroup:
         limit: so many of the group's submissions are with the executor at most; the others
             wait here, in order, and fail with what the executor's `submit` raises (a Ctrl-C
             in it included, whatever becomes of the call). Where on a `Service` all that are
-            there wait for others in line, one of these goes past it. Where `submit` itself
+            there wait for others in line, one of these goes past the limit. Where `submit` itself
             executes, what a body submits comes after that body, which must not wait for it.
         timeout: seconds for the block as a whole. Then the group is cancelled, and the end
             raises `TimeoutError`, beside failures, without waiting for what runs.
@@ -63,26 +66,26 @@ class TaskGroup:
     The end waits for what the block and the bodies submit (done-callbacks may be too late, and
     `submit` raises); in a body it lends the slot. The first failure of a body, an exception in
     the block, or a Ctrl-C there or at the end cancels the group: what has not started is
-    cancelled, what runs is waited for. (A second Ctrl-C does not wait.) Then the end raises an
-    `ExceptionGroup` of all failures in order of submission, the block's own last, but
-    `KeyboardInterrupt` and `SystemExit` bare; `DeadlockError` if it could never come. A body
-    that ends with `CancelledError`, or with what `submit` raises in a cancelled group, was
-    cancelled, and did not fail.
+    cancelled (a broken pool fails it), what runs is waited for. (A second Ctrl-C does not
+    wait.) Then the end raises an `ExceptionGroup` of all failures in order of submission, the
+    block's own last, but `KeyboardInterrupt` and `SystemExit` bare; `DeadlockError` if the wait
+    could never end. A body that ends with `CancelledError`, with what `submit` raises in a
+    cancelled group, or with an exception group of these alone, was cancelled, and did not fail.
 
     A group keeps the futures of all that was submitted, and so the results, until it is
     dropped: for a stream that never ends, use one after the other.
 
-    The block of a thread is not interrupted: `submit`, `cancelled` and the end look. That of a
-    coroutine, `async with`, is, where it awaits; no thread waits for it. Raises `TypeError` or
-    `ValueError` for arguments that are none of these. After asyncio's `TaskGroup`, trio's
-    nursery, and Go's `errgroup`, whose `SetLimit` blocks.
+    The block of a thread is not interrupted: `submit`, `cancelled` and the end notice the
+    timeout. That of a coroutine, `async with`, is, where it awaits; no thread waits for it.
+    Raises `TypeError` or `ValueError` for arguments that are none of these. After asyncio's
+    `TaskGroup`, trio's nursery, and Go's `errgroup`, whose `SetLimit` blocks.
     """
 
     def __init__(
         self, executor: Executor, *, limit: int | None = None, timeout: float | None = None
     ) -> None:
         check_executor("a TaskGroup", executor)
-        check_timeout(timeout)
+        self._timeout = checked_timeout(timeout)
         self._executor = executor
         self._limit = None if limit is None else checked_integer("limit", limit, 1)
         self._attach()
@@ -90,13 +93,13 @@ class TaskGroup:
         # Weak, so that no future keeps the group.
         self._note_failure = weakref.WeakMethod(self._note)
         self._may_have_failed = False
-        self._timeout = None if timeout is None else float(timeout)
         self._deadline: float | None = None  # On the monotonic clock.
         self._expired = self._cancelled = False
         self._closed: str | None = "has not been entered"  # Why `submit` refuses.
         self._futures: list[Future[Any]] = []  # All that was submitted, in order.
         self._known: int | None = None  # With so many of these the end came; others are refused.
         self._block: AsyncBlock | None = None  # Where it is a coroutine's.
+        self._cancelling = 0  # How often its task was cancelled before.
 
     def _attach(self) -> None:
         self._limiter: Limiter | None = None
@@ -108,7 +111,7 @@ class TaskGroup:
         elif isinstance(executor, Service) and submits_plainly(executor):
             self._slots = slots_of(executor)
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         """In a forked child, where the executor's queue is empty, go on with an empty line."""
         if self._limiter is not None:
             self._limiter.lose()
@@ -158,14 +161,14 @@ class TaskGroup:
         """It is known, so look."""
         known = future in self._futures[: self._known]
         if self._cancelled or not known:
-            cancel_quietly(future)
+            cancel_quietly(future, self._executor)
         if not known:
             raise RuntimeError(f"this TaskGroup {self._closed}")
 
     def _note(self, error: BaseException) -> None:
         """A body has ended with `error`."""
         self._may_have_failed = True
-        if not isinstance(error, CancelledError):
+        if not _is_cancellation(error):
             if not self._cancelled:
                 self.cancel()
             if self._block is not None:
@@ -179,7 +182,7 @@ class TaskGroup:
         if self._limiter is not None:
             self._limiter.close()  # First, or these would have it hand over the next.
         for future in self._futures.copy():
-            cancel_quietly(future)
+            cancel_quietly(future, self._executor)
 
     @property
     def cancelled(self) -> bool:
@@ -200,11 +203,14 @@ class TaskGroup:
         return [future.result() for future in self._futures[: self._known]]
 
     def __enter__(self) -> Self:
-        if self._closed != "has not been entered":
-            raise RuntimeError("a TaskGroup can be entered once")
+        self._check_not_entered()
         self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
         self._closed = None
         return self
+
+    def _check_not_entered(self) -> None:
+        if self._closed != "has not been entered":
+            raise RuntimeError("a TaskGroup can be entered once")
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> _Handled:
         try:
@@ -224,7 +230,8 @@ class TaskGroup:
 
     def _own(self, error: BaseException | None) -> BaseException | None:
         """The block's exception, which cancels the group unless it follows from that."""
-        if self._cancelled and isinstance(error, CancelledError):
+        # Which looks at the time: the block may have overrun, and nothing be left to wait for.
+        if self.cancelled and error is not None and _is_cancellation(error):
             return None
         if error is not None or self._cancelled:
             self.cancel()  # Perhaps again: a Ctrl-C may have come in the middle.
@@ -235,7 +242,11 @@ class TaskGroup:
             # In a body for each, so that its slot goes from one to the next. Elsewhere for the
             # last: to hear of each would cost half as much as to submit it.
             awaited = pending[-1:] if current_body() is None else pending[:_AT_ONCE]
-            wait(awaited, self._seconds_left())
+            of_this_package = [each for each in awaited if isinstance(each, Submission)]
+            if of_this_package:
+                wait(of_this_package, self._seconds_left())
+            else:
+                _wait_for_foreign(awaited, self._deadline)
 
     def _unfinished(self) -> Iterator[list[Future[Any]]]:
         """Some that are to be waited for, until none are; then the group is closed."""
@@ -266,21 +277,23 @@ class TaskGroup:
         if isinstance(own, _BARE):
             return False
         ended = self._futures[: self._known] if self._may_have_failed else []
-        errors = [error for error in map(_failure, ended) if error is not None]
-        if errors:
+        failed = [future for future in ended if _failure(future) is not None]
+        if failed:
             self._cancelled = True  # As a callback may be late to do.
-        bare = [error for error in errors if isinstance(error, _BARE)]
+        bare = [future for future in failed if isinstance(_failure(future), _BARE)][:1]
+        # What is raised, and so asked for.
+        errors: list[Any] = [future.exception() for future in bare or failed]
         errors += [own] if own is not None else []
         if self._expired:
             errors.append(TimeoutError(f"not over after {self._timeout} seconds"))
         try:
             if bare or (self._expired and len(errors) == 1):
-                raise (bare or errors)[0]
+                raise errors[0]
             if errors:
                 raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
             return True
         finally:
-            del self, errors, bare, own
+            del self, ended, failed, bare, errors, own
 
     def _leave(self) -> None:
         self._close()
@@ -289,9 +302,11 @@ class TaskGroup:
     async def __aenter__(self) -> Self:
         from .async_block import AsyncBlock  # noqa: PLC0415  # Which imports asyncio.
 
+        self._check_not_entered()
         self._block = AsyncBlock(self._timeout)
         self.__enter__()
         await self._block.enter()
+        self._cancelling = _task().cancelling()
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> _Handled:
@@ -302,6 +317,9 @@ class TaskGroup:
                 error = None
                 if not self._cancelled:  # Then by the loop's clock, which may be ahead.
                     self._expire()
+            by_group = self._cancelled and _task().cancelling() <= self._cancelling
+            if by_group and isinstance(error, block.Interrupt):
+                error = None  # The block awaited what the group has cancelled.
             error = self._own(error)
             if isinstance(error, block.Interrupt):
                 interrupt, error = error, None
@@ -311,7 +329,11 @@ class TaskGroup:
                 except block.Interrupt as another:
                     interrupt = another
                     self.cancel()
-            over = self._conclude(error)
+            try:
+                over = self._conclude(error)
+            except BaseException:
+                _cancel_again(_task())
+                raise
             if interrupt is not None:
                 raise interrupt
             return over
@@ -320,12 +342,60 @@ class TaskGroup:
             del error, interrupt, trace
 
 
+def _task() -> asyncio.Task[Any]:
+    """What executes this, the block of a coroutine."""
+    from asyncio import current_task  # noqa: PLC0415  # As above.
+
+    task = current_task()
+    assert task is not None
+    return task
+
+
+def _cancel_again(task: asyncio.Task[Any]) -> None:
+    """Where `task` was cancelled and a failure is raised, have its next await raise the cancel.
+
+    As asyncio's TaskGroup does, and from Python 3.13 on: before, `uncancel` did not take back
+    what the next await would raise.
+    """
+    if sys.version_info >= (3, 13) and task.cancelling():
+        task.uncancel()
+        task.cancel()
+
+
+class _ForeignEnds(Node):
+    """A wait for futures of other packages, by done-callbacks. Their waiters hear of one that
+    was cancelled only when its executor comes to it, which may be late, or never."""
+
+    def __init__(self, futures: list[Future[Any]]) -> None:
+        super().__init__()
+        self.pending = dict.fromkeys(futures)
+
+    def over(self) -> bool:
+        return all(future.done() for future in self.pending)
+
+    def install(self) -> None:
+        for future in self.pending:
+            future.add_done_callback(self._look)
+
+    def _look(self, _: object) -> None:
+        self.ring()
+
+
+def _wait_for_foreign(futures: list[Future[Any]], deadline: float | None) -> None:
+    waiting = _ForeignEnds(futures)
+    try:
+        waiting.listen()
+        block(waiting, deadline)
+    finally:
+        waiting.pending.clear()  # For they keep their callbacks.
+
+
 _every: weakref.WeakSet[TaskGroup] = weakref.WeakSet()
 
 
 def _renew_all() -> None:
     for group in list(_every):
-        group.renew()
+        group._renew()  # pyright: ignore[reportPrivateUsage]
 
 
 if hasattr(os, "register_at_fork"):
@@ -339,8 +409,28 @@ def _note_end(note_failure: NoteFailure, over: Future[Any]) -> None:
 
 
 def _failure(future: Future[Any]) -> BaseException | None:
-    try:
-        error = future.exception(0)
-    except (CancelledError, TimeoutError):
+    """What it has failed with, if it has. To look is not to ask: unless that is raised it is to
+    be logged; but not of a body that was cancelled."""
+    if not future.done() or future.cancelled():
         return None
-    return None if isinstance(error, CancelledError) else error
+    if isinstance(future, Submission):
+        error = None if future.failure is None else future.failure.exception
+    else:
+        error = future.exception()
+    if error is not None and _is_cancellation(error):
+        future.exception()
+        return None
+    return error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether a body that ends with `error` was cancelled; a group of its own wraps what says
+    so in an exception group."""
+    leaves: list[BaseException] = [error]
+    for each in leaves:
+        group: Any = each
+        if isinstance(each, BaseExceptionGroup):
+            leaves += group.exceptions
+        elif not isinstance(each, CancelledError):
+            return False
+    return True

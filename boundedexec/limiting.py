@@ -247,7 +247,7 @@ class Limiter(Line):
         if self._led:
             locked(self._ring)
         if self._closed:
-            cancel_quietly(member)
+            cancel_quietly(member, self._executor)
 
     def _queue(self, member: _Member) -> None:
         """Have it stand in the service's queue."""
@@ -362,8 +362,16 @@ class Limiter(Line):
                 future = getattr(future, "predecessor", None)
 
 
-def cancel_quietly(future: AnyFuture) -> None:
-    """Cancel it; where that fails, as another executor's may, it goes on as if it ran."""
+def cancel_quietly(future: AnyFuture, executor: Executor) -> None:
+    """Cancel it; where that fails, as another executor's may, it goes on as if it ran.
+
+    Not what a broken pool of the stdlib has: that fails it itself, one after the other, and
+    before Python 3.13 its thread ends at one that was cancelled, and leaves its processes alive.
+    """
+    held = getattr(future, "inner", future)  # None in line.
+    is_foreign = not (held is None or isinstance(held, Submission))
+    if is_foreign and getattr(executor, "_broken", False):
+        return
     try:
         future.cancel()
     except RecursionError:

@@ -15,6 +15,7 @@ import weakref
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import nullcontext
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from helpers import (
     forking,
     holding,
     in_child,
+    logged,
     switching_often,
     wait_until,
 )
@@ -275,6 +277,30 @@ def test_nothing_is_logged_of_what_the_end_raised(
     assert log.empty()
 
 
+def test_what_the_end_did_not_raise_is_logged(
+    pool: Executor, limit: int | None, log: SimpleQueue[logging.LogRecord]
+) -> None:
+    """Where it raises another bare. (Executors of other packages log nothing themselves.)"""
+    if limit == 1 or bound_of(pool) == 1:
+        pytest.skip("two must run at once")
+    meeting = threading.Barrier(2)
+
+    def body(error: BaseException) -> None:
+        meeting.wait(LIMIT)
+        fail(error)
+
+    with pytest.raises(SystemExit) as raised, TaskGroup(pool, limit=limit) as group:
+        group.submit(body, Boom("lost"))
+        group.submit(body, SystemExit(3))
+    assert raised.value.code == 3
+    del group, raised  # The traceback has the group.
+    gc.collect()
+    if type(pool) is not concurrent.futures.ThreadPoolExecutor or limit:
+        assert "lost" in logged(log).getMessage()
+    gc.collect()
+    assert log.empty()
+
+
 # Cancelling
 
 
@@ -328,6 +354,41 @@ def test_what_follows_from_the_cancellation_is_no_failure() -> None:
         assert failures(raised.value) == [error]
 
 
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("in_body", [True, False])
+def test_cancel_is_quiet_also_through_the_blocks_of_inner_groups(depth: int, in_body: bool) -> None:
+    """Their ends raise groups of what follows from the cancellation."""
+    started, cancelled = threading.Event(), threading.Event()
+
+    def nest(depth: int) -> None:
+        if depth:
+            with TaskGroup(service) as inner:
+                inner.submit(nest, depth - 1) if in_body else nest(depth - 1)
+                nest(depth - 1)
+        else:
+            started.set()
+            assert cancelled.wait(LIMIT)
+            outer.submit(int)
+
+    def cancel() -> None:
+        assert started.wait(LIMIT)
+        outer.cancel()
+        cancelled.set()
+
+    with Service(20) as service, TaskGroup(service) as outer:
+        canceller = service.submit(cancel)
+        outer.submit(nest, depth) if in_body else nest(depth)
+    canceller.result()
+
+
+def test_a_failure_beside_cancellations_is_one() -> None:
+    error = ExceptionGroup("", [CancelledError(), ExceptionGroup("", [Boom()])])
+    with Service(1) as service, pytest.raises(ExceptionGroup) as raised:
+        with TaskGroup(service) as group:
+            group.submit(fail, error)
+    assert failures(raised.value) == [error]
+
+
 def test_before_and_after_the_block_nothing_is_accepted(pool: Executor) -> None:
     group = TaskGroup(pool)
     with pytest.raises(RuntimeError, match="entered"):
@@ -344,6 +405,12 @@ def test_arguments_are_checked() -> None:
     with Service(1) as service:
         with pytest.raises(TypeError, match="submit"):
             TaskGroup(None)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="submit"):
+            TaskGroup(Service)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="timeout"):
+            TaskGroup(service, timeout=True)
+        with pytest.raises(ValueError, match="timeout"):
+            TaskGroup(service, timeout=10**400)
         with pytest.raises(TypeError, match="limit"):
             TaskGroup(service, limit=True)
         with pytest.raises(TypeError, match="limit"):
@@ -492,6 +559,26 @@ def test_when_the_time_is_over_the_block_sees_it(pool: Executor) -> None:
         assert group.cancelled
         with pytest.raises(RuntimeError, match="cancelled"):
             group.submit(int)
+
+
+@pytest.mark.parametrize("own", [None, Boom()])
+def test_a_block_that_overruns_is_out_of_time_though_all_is_over(
+    limit: int | None, own: Boom | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late[0])
+    monkeypatch.setattr("boundedexec.groups.time", clock)
+    with Service(1) as service:
+        with pytest.raises((TimeoutError, ExceptionGroup)) as raised:
+            with TaskGroup(service, limit=limit, timeout=LIMIT) as group:
+                group.submit(int).result()
+                late[0] = LIMIT
+                if own is not None:
+                    raise own
+    assert group.cancelled
+    found = raised.value
+    errors = failures(found) if isinstance(found, ExceptionGroup) else [found]
+    assert [type(error) for error in errors] == [Boom, TimeoutError][own is None :]
 
 
 def test_a_timeout_is_beside_the_failures(new_service: NewService) -> None:

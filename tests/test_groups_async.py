@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from concurrent.futures import Executor, Future
@@ -142,6 +143,54 @@ def test_a_coroutine_that_is_cancelled_waits_for_what_runs(where: str) -> None:
         asyncio.run(asyncio.wait_for(main(), LIMIT))
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio's does not, either")
+def test_a_cancel_of_the_task_is_not_lost_where_a_member_fails() -> None:
+    """As in asyncio's: the next await raises it."""
+    started, gate = threading.Event(), threading.Event()
+
+    def body() -> None:
+        started.set()
+        assert gate.wait(LIMIT)
+        raise Boom
+
+    async def block() -> None:
+        with pytest.raises(ExceptionGroup):
+            async with TaskGroup(service) as group:
+                group.submit(body)
+        reached.append(True)
+        await asyncio.sleep(LIMIT)
+
+    async def main() -> None:
+        task = asyncio.create_task(block())
+        while not started.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, LIMIT / 2)
+        assert reached and task.cancelling() == 1
+
+    reached: list[bool] = []
+    with Service(1) as service:
+        asyncio.run(main())
+
+
+def test_a_second_block_is_refused_and_changes_nothing() -> None:
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup) as raised:
+            async with TaskGroup(service) as group:
+                with pytest.raises(RuntimeError, match="once"):
+                    async with group:
+                        pass
+                group.submit(fail, Boom())
+                await asyncio.sleep(LIMIT)  # Interrupted.
+        assert [type(error) for error in raised.value.exceptions] == [Boom]
+
+    with Service(1) as service:
+        asyncio.run(asyncio.wait_for(main(), LIMIT / 2))
+
+
 def test_cancel_ends_the_block_quietly(pool: Executor, limit: int | None) -> None:
     async def main() -> None:
         gate = threading.Event()
@@ -152,6 +201,58 @@ def test_cancel_ends_the_block_quietly(pool: Executor, limit: int | None) -> Non
         assert all(future.done() for future in futures)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("cancelled_before", [False, True])
+def test_cancel_is_quiet_where_the_block_awaits_a_member(
+    limit: int | None, nested: bool, cancelled_before: bool
+) -> None:
+    """No matter what has become of the task before, which is not cancelled by that."""
+
+    async def block(group: TaskGroup) -> None:
+        async with group:
+            group.submit(gate.wait, LIMIT)
+            queued = group.submit(int)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(group.cancel)
+            loop.call_soon(gate.set)
+            if nested:
+                async with TaskGroup(service):
+                    await asyncio.wrap_future(queued)
+            else:
+                await asyncio.wrap_future(queued)
+
+    async def main() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        if cancelled_before:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.sleep(LIMIT)
+        await block(TaskGroup(service, limit=limit))
+        return task.cancelling()
+
+    gate = threading.Event()
+    with Service(1) as service:
+        assert asyncio.run(main()) == cancelled_before
+
+
+def test_a_cancel_of_the_task_in_a_cancelled_group_is_not_lost() -> None:
+    async def block() -> None:
+        async with TaskGroup(service) as group:
+            group.cancel()
+            await asyncio.sleep(LIMIT)
+
+    async def main() -> None:
+        task = asyncio.create_task(block())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with Service(1) as service:
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("where", ["in the block", "at its end"])
@@ -193,10 +294,10 @@ def test_a_timer_of_the_loop_that_is_early_is_the_timeout(
 
     async def main() -> None:
         with pytest.raises(TimeoutError):
-            async with TaskGroup(service, limit=limit, timeout=0.01) as group:
+            async with TaskGroup(service, limit=limit, timeout=0.1) as group:
+                late[0] = LIMIT
                 group.submit(gate.wait, LIMIT)
                 queued.append(group.submit(int))
-                late[0] = LIMIT
                 await asyncio.sleep(LIMIT)
         assert group.cancelled
 
@@ -207,6 +308,18 @@ def test_a_timer_of_the_loop_that_is_early_is_the_timeout(
             assert queued[0].cancelled()
         finally:
             gate.set()
+
+
+def test_a_block_that_overruns_is_out_of_time_though_it_goes_on(limit: int | None) -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with TaskGroup(service, limit=limit, timeout=0.01) as group:
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.sleep(LIMIT)
+        assert group.cancelled
+
+    with Service(1) as service:
+        asyncio.run(main())
 
 
 def test_groups_of_one_loop_share_a_service() -> None:

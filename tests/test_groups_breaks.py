@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
+import os
 import threading
+import time
 import weakref
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from helpers import LIMIT, Boom, Manual, Passing, Thing, holding, wait_until
+from helpers import A_WHILE, LIMIT, Boom, Manual, Passing, Thing, holding, wait_until
 
 from boundedexec import Service, TaskGroup
 from boundedexec.limiting import Limiter
@@ -202,3 +208,79 @@ def test_what_is_refused_is_not_kept() -> None:
                 assert kept() is None
             finally:
                 gc.enable()
+
+
+# Executors whose futures are not of this package
+
+
+@contextmanager
+def in_time() -> Generator[None]:
+    """The block must not have waited until the `timeout=LIMIT` of the group in it."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < LIMIT
+
+
+def end_by_cancel(group: TaskGroup, _: Executor) -> None:
+    group.cancel()
+
+
+def end_by_shutdown(_: TaskGroup, pool: Executor) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("end", [end_by_cancel, end_by_shutdown])
+def test_the_end_hears_at_once_of_what_is_cancelled(
+    limit: int | None, inside: bool, end: Callable[[TaskGroup, Executor], None]
+) -> None:
+    """Also if its executor, which executes something else, never comes to it."""
+
+    def block() -> None:
+        with TaskGroup(pool, limit=limit, timeout=LIMIT) as group:
+            futures.extend(group.submit(int) for _ in range(3))
+            threading.Timer(A_WHILE, end, (group, pool)).start()
+
+    futures: list[Future[int]] = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, Service(1) as service, holding(pool):
+        try:
+            with in_time():
+                service.submit(block).result() if inside else block()
+        except* RuntimeError as refused:  # What waited in line after the shutdown.
+            assert limit and "shutdown" in str(refused.exceptions[0])
+    assert all(future.done() for future in futures)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork", "error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_process_that_dies_is_a_failure(limit: int | None, inside: bool, waits: bool) -> None:
+    """And the pool's thread, which fails one after the other, does not trip over what the
+    group has cancelled meanwhile: that would leave the other processes alive."""
+
+    def block() -> None:
+        with TaskGroup(pool, limit=limit and 10 * limit, timeout=LIMIT) as group:
+            dying = group.submit(os._exit, 1)
+            futures.extend(group.submit(os._exit, 1) for _ in range(100))
+            if waits:
+                dying.result()
+
+    futures: list[Future[Any]] = []
+    with concurrent.futures.ProcessPoolExecutor(1) as pool, Service(1) as service:
+        with in_time(), pytest.raises(ExceptionGroup) as raised:
+            service.submit(block).result() if inside else block()
+    assert {type(error) for error in raised.value.exceptions} == {BrokenProcessPool}
+    assert all(future.done() for future in futures)
+
+
+def test_what_the_end_waited_for_is_kept_by_nobody(no_collector: None) -> None:
+    manual = Manual()
+
+    def block() -> weakref.ref[Future[int]]:
+        with TaskGroup(manual) as group:
+            future = group.submit(int)
+            threading.Timer(A_WHILE, manual.handed.popleft()[0].set_result, (0,)).start()
+        return weakref.ref(future)
+
+    future = block()
+    wait_until(lambda: future() is None)
