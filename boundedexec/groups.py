@@ -369,15 +369,18 @@ class _ForeignEnds(Node):
     def __init__(self, futures: list[Future[Any]]) -> None:
         super().__init__()
         self.pending = dict.fromkeys(futures)
+        #: Those that it has not heard of. (To ask them takes their locks.)
+        self._unheard = self.pending.copy()
 
     def over(self) -> bool:
-        return all(future.done() for future in self.pending)
+        return not self._unheard
 
     def install(self) -> None:
         for future in self.pending:
-            future.add_done_callback(self._look)
+            future.add_done_callback(self._hear)
 
-    def _look(self, _: object) -> None:
+    def _hear(self, future: Future[Any]) -> None:
+        self._unheard.pop(future, None)
         self.ring()
 
 
