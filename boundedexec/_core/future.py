@@ -140,15 +140,20 @@ class Future(Submission[T]):
         """Call `fn(future)` once it is over: on the body's thread, as part of the body,
         or here and now if it is over. What `fn` raises is logged on `boundedexec`."""
         if self.done():
-            self.call_one([fn])
+            self.call_one(fn)
             return
-        added = [fn]
-        self.watched().callbacks.append(added)
-        # Added, so look: the thread that ended it may have seen no Watch, or no callback. It
-        # calls back the others.
+        callbacks = self.watched().callbacks
+        callbacks.append(fn)
+        # Added, so look: the thread that ended it may have seen no Watch, or no callback.
         if self.state not in (PENDING, RUNNING):  # explore: added-then-look
             self.close()
-            self.call_one(added)  # explore: added-calls-own
+            try:
+                # Only the last, for the others are part of the body: this one, or that of
+                # another thread that came too late as well, and calls this.
+                last = callbacks.pop()  # explore: added-calls-last
+            except IndexError:
+                return
+            self.call_one(last)
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else self.state
@@ -245,7 +250,7 @@ class Future(Submission[T]):
 
         @property
         def _done_callbacks(self) -> Any:
-            return [fn for added in list(self.watched().callbacks) for fn in added]
+            return self.watched().callbacks
 
 
 class Member(Future[T]):

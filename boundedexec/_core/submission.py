@@ -102,9 +102,8 @@ class Watch:
     def __init__(self) -> None:
         #: Locks that are released at the end: those of threads that sleep in `result`.
         self.bells: list[_thread.LockType] = []
-        #: Grows until the state is final, and shrinks from then on. Each in a list of its own:
-        #: who takes it out of that calls it.
-        self.callbacks: deque[list[Callback]] = deque()
+        #: Grows until the state is final, and shrinks from then on.
+        self.callbacks: deque[Callback] = deque()
 
 
 class Listeners:
@@ -239,17 +238,13 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         watch = self.watch
         while watch is not None and watch.callbacks:
             try:
-                added = watch.callbacks.popleft()
+                callback = watch.callbacks.popleft()
             except IndexError:
                 break
-            self.call_one(added)
+            self.call_one(callback)
 
-    def call_one(self, added: list[Callback]) -> None:
-        """Call a done-callback, unless another thread does; what it raises is logged."""
-        try:
-            callback = added.pop()
-        except IndexError:
-            return
+    def call_one(self, callback: Callback) -> None:
+        """Call a done-callback; what it raises is logged."""
         try:
             callback(self)
         except BaseException as exception:

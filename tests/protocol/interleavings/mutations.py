@@ -209,9 +209,9 @@ MUTATIONS = [
         "free",
     ),
     Mutation(
-        "added-calls-own",
-        "who adds a callback too late calls the others, too",
-        "self.call_back()",
+        "added-calls-last",
+        "who adds a callback too late calls another",
+        "last = callbacks.popleft()",
         "a_callback_is_part_of_the_body",
     ),
     Mutation(
