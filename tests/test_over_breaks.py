@@ -10,9 +10,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,22 @@ def processes() -> ProcessPoolExecutor:
 
 
 def stay(folder: Path, name: str) -> int:
-    """Say that it runs, and in which process; end when the file is gone."""
+    """Say that it runs, and in which process; end when the file is gone, or nobody stays."""
     path = folder / name
     path.with_suffix(".new").write_text(str(os.getpid()))
     path.with_suffix(".new").rename(path)
-    while path.exists():
+    while path.exists() and not (folder / "nobody").exists():
         time.sleep(0.002)
     return os.getpid()
+
+
+@contextmanager
+def nobody_stays(folder: Path) -> Generator[None]:
+    """At the end, so that a test that fails does not wait for ever."""
+    try:
+        yield
+    finally:
+        (folder / "nobody").touch()
 
 
 def started(folder: Path, name: str) -> int:
@@ -103,7 +113,7 @@ def test_processes_execute_and_their_failures_come_back() -> None:
 
 
 def test_a_killed_worker_is_the_failure_of_what_the_pool_had_in_hand(tmp_path: Path) -> None:
-    with processes() as pool, Service.over(pool, 2) as service:
+    with processes() as pool, Service.over(pool, 2) as service, nobody_stays(tmp_path):
         in_hand = [service.submit(stay, tmp_path, name) for name in "ab"]
         executing = [started(tmp_path, name) for name in "ab"]
         queued = [service.submit(int) for _ in range(3)]
@@ -126,7 +136,7 @@ def test_with_a_factory_what_a_killed_worker_took_is_executed_again(tmp_path: Pa
         made.append(processes())
         return made[-1]
 
-    with Service.over(make, 2, retries=1) as service:
+    with Service.over(make, 2, retries=1) as service, nobody_stays(tmp_path):
         in_hand = [service.submit(stay, tmp_path, name) for name in "ab"]
         before = [started(tmp_path, name) for name in "ab"]
         queued = [service.submit(pow, n, 2) for n in range(5)]
@@ -144,7 +154,7 @@ def test_with_a_factory_what_a_killed_worker_took_is_executed_again(tmp_path: Pa
 
 
 def test_without_retries_a_factory_goes_on_for_what_is_queued(tmp_path: Path) -> None:
-    with Service.over(processes, 1) as service:
+    with Service.over(processes, 1) as service, nobody_stays(tmp_path):
         first = service.submit(stay, tmp_path, "a")
         queued = [service.submit(pow, n, 2) for n in range(5)]
         kill([started(tmp_path, "a")])
