@@ -82,7 +82,7 @@ def _threading() -> Any:
         Lock=Lock,
         Thread=_Thread,
         Event=LockedEvent,
-        Condition=lambda: threading.Condition(RLock()),  # pyright: ignore[reportArgumentType]
+        Condition=lambda: threading.Condition(RLock()),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         TIMEOUT_MAX=threading.TIMEOUT_MAX,
         _active=table,
         _register_atexit=_ignored,

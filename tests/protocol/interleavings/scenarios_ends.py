@@ -99,8 +99,13 @@ def a_callback_is_part_of_the_body(world: World) -> None:
     """What others add, or wait for, while the body ends does not take its callback away."""
     service = world.service()
     called: list[object] = []
+
+    def callback(future: object) -> None:
+        nap()
+        called.append(future)
+
     future = world.submit("body")
-    future.add_done_callback(lambda _: (nap(), called.append(future)))  # pyright: ignore[reportUnknownLambdaType]
+    future.add_done_callback(callback)
     wait = world.package.rooms.waits.wait
     world.thread(lambda: future.add_done_callback(id), "adder")
     world.thread(lambda: wait([future]), "waiter")

@@ -500,10 +500,15 @@ def a_callback_waits_beside_a_waiting_body(world: World) -> None:
     which yields: no callback runs under the lock of the slow path."""
     world.service(3)
     yielded = Gate()
+
+    def third() -> None:
+        yielding(world)()
+        yielded.open()
+
     first = world.submit("first", lambda: 7)
     first.add_done_callback(lambda _: yielded.wait())  # pyright: ignore[reportUnknownLambdaType]
     second = world.submit("second", lambda: world.without_slot(first.result))
-    world.submit("third", lambda: (yielding(world)(), yielded.open()))
+    world.submit("third", third)
     world.after.append(lambda: same(second.result(), 7))
 
 
