@@ -203,7 +203,7 @@ with Service(4, idle_timeout=0.01) as service:
 def test_failures_are_logged_and_threads_end(
     tmp_path: Path, green: str, order: str, form: str
 ) -> None:
-    unasked = ["nobody asked for the exception of <lambda>"] * 5
+    unasked = ["nobody asked for the exception of <lambda>()"] * 5
     assert run(tmp_path, FAILURES, green, order, form) == [
         "ZeroDivisionError",
         "True",
