@@ -383,6 +383,11 @@ class _ForeignEnds(Node):
         self._unheard.pop(future, None)
         self.ring()
 
+    def keep_nothing(self) -> None:
+        """It is over: the futures keep their callbacks, and so this."""
+        self.pending.clear()
+        self._unheard.clear()
+
 
 def _wait_for_foreign(futures: list[Future[Any]], deadline: float | None) -> None:
     waiting = _ForeignEnds(futures)
@@ -390,7 +395,7 @@ def _wait_for_foreign(futures: list[Future[Any]], deadline: float | None) -> Non
         waiting.listen()
         block(waiting, deadline)
     finally:
-        waiting.pending.clear()  # For they keep their callbacks.
+        waiting.keep_nothing()
 
 
 _every: weakref.WeakSet[TaskGroup] = weakref.WeakSet()

@@ -68,10 +68,8 @@ def _block(node: Node, body: Worker, deadline: float | None) -> list[Node]:
         body.slots.recorder.waits(body, node)
         if not is_queued(node.single):
             node.listen()
-        circle = _enter(node, body)
-        if circle is None:
+        while (circle := _enter(node, body)) is None:
             node.listen()
-            circle = _enter(node, body)
         while not (circle or node.over()):
             if node.line is not None:
                 line, node.line = node.line, None

@@ -64,18 +64,6 @@ def _place(frame: FrameType | None) -> str:
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def shortened(
-    args: tuple[Any, ...], kwargs: dict[str, Any], short: Callable[[object], str] | None = None
-) -> str:
-    """Arguments as in a call, each shortened; what its own `__repr__` raises is caught."""
-    short = short or _short
-    words = [short(value) for value in args[:6]]
-    words += [f"{name}={short(value)}" for name, value in list(kwargs.items())[:6]]
-    if len(args) > 6 or len(kwargs) > 6:
-        words.append("...")
-    return f"({', '.join(words)})"
-
-
 def _plain(value: Any) -> str:
     """Plain values shortened, others by their type."""
     kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
@@ -92,3 +80,14 @@ def _short(value: object) -> str:
     except BaseException:
         words = f"<{type(value).__name__}>"
     return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
+
+
+def shortened(
+    args: tuple[Any, ...], kwargs: dict[str, Any], short: Callable[[object], str] = _short
+) -> str:
+    """Arguments as in a call, each shortened; what its own `__repr__` raises is caught."""
+    words = [short(value) for value in args[:6]]
+    words += [f"{name}={short(value)}" for name, value in list(kwargs.items())[:6]]
+    if len(args) > 6 or len(kwargs) > 6:
+        words.append("...")
+    return f"({', '.join(words)})"

@@ -99,10 +99,7 @@ class Future(Submission[T]):
         """Return once finished; raise if cancelled or out of time."""
         try:
             if timeout is None or timeout > 0:
-                if current_worker.values.get(_thread.get_ident()) is None:
-                    self._sleep(-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-                else:
-                    self._block(timeout)
+                (self._sleep if current_worker.get() is None else self._block)(timeout)
             if self.state is not FINISHED and not self.done():
                 queued = "the submission has not started: no slot was free for it"
                 raise concurrent.futures.TimeoutError(*([queued] if is_queued(self) else []))
@@ -111,11 +108,12 @@ class Future(Submission[T]):
         finally:
             del self  # As in `result`.
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self, timeout: float | None) -> None:
         """Wait on a thread that is no service's.
 
         In few calls, for each keeps the other thread waiting for the interpreter.
         """
+        seconds = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         bell = _thread.allocate_lock()
         bell.acquire()
         bells = self.watched().bells

@@ -17,7 +17,7 @@ from .contexts import isolate, preset
 from .describing import describe_arguments
 from .lending import borrow, end_debts, fetch_or_refuse, lend_on
 from .locking import exactly, guard, locked
-from .outstanding import check_idle, fail_all, fail_queued
+from .outstanding import check_idle, fail_all, signal_or_fail
 from .recording import NAMED, RAISED
 from .reporting import Failure, name_of, report
 from .slots import give_up_slot, hand_out, keep, look, open_one
@@ -242,10 +242,7 @@ def _leave_slot(worker: Worker) -> None:
     if worker.slot:
         with guard.lock:
             give_up_slot(worker)  # explore: leave-slot-free
-    try:
-        slots.signal()  # explore: left-so-look
-    except RuntimeError as error:
-        fail_queued(slots, error)  # explore: left-so-fail
+    signal_or_fail(slots)  # explore: left-so-look
 
 
 def end_one(slots: Slots) -> None:
@@ -255,8 +252,7 @@ def end_one(slots: Slots) -> None:
     """
     if slots.ending:
         locked(_end_one, slots)
-        if slots.queue:  # One may have been submitted while the last entry was out.
-            look(slots)
+        look(slots)  # One may have been submitted while the last entry was out.
 
 
 def _end_one(slots: Slots) -> None:

@@ -68,11 +68,16 @@ def observe(slots: Slots, observer: Observer) -> None:
     slots.observers[observer] = None
     # A Ctrl-C in `submit`, or a thread that could not be started, may have left something
     # queued that no worker was woken for.
+    signal_or_fail(slots)
+    check_idle(slots)  # explore: observed-so-look
+
+
+def signal_or_fail(slots: Slots) -> None:
+    """Wake a worker for the queue, where nobody waits for what is raised if none can start."""
     try:
         slots.signal()
     except RuntimeError as error:
-        fail_queued(slots, error)
-    check_idle(slots)  # explore: observed-so-look
+        fail_queued(slots, error)  # explore: signalled-or-failed
 
 
 def fail_queued(slots: Slots, error: BaseException) -> None:

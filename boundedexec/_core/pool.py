@@ -17,7 +17,7 @@ from .describing import origin
 from .future import Future, Member
 from .locking import exactly, guard, locked
 from .loop import end_one, work
-from .outstanding import check_idle, fail_queued, is_idle, wait_idle
+from .outstanding import check_idle, fail_queued, is_idle, signal_or_fail, wait_idle
 from .slots import hand_out, look, open_one, owed, queue_now
 from .state import AFTER_EXIT, AFTER_SHUTDOWN, RECORDED, Settings, Slots, Worker, current_body
 from .submission import CANCELLED, PENDING, NoteFailure, Submission, clock
@@ -181,10 +181,7 @@ def close(
         _cancel_queued(slots)
         slots.recall()
     slots.ending = True
-    try:
-        slots.signal()
-    except RuntimeError as error:
-        fail_queued(slots, error)
+    signal_or_fail(slots)
     end_one(slots)  # explore: close-ends-one
 
 

@@ -172,14 +172,15 @@ class Submission(concurrent.futures.Future[T], Generic[T]):
         """The Watch, made where there was none. What is added to it may come too late: look."""
         return self.watch or self.__dict__.setdefault("watch", Watch())
 
-    def listeners(self, made: Listeners | None = None) -> Listeners:
-        """Those of its Watch: the ones that were `made`, if there were none.
+    def listeners(self) -> Listeners:
+        """Those of its Watch, made where there were none.
 
         Calls nothing back: the callbacks are part of the body.
         """
         watch = self.watched()
-        there = watch.listeners
-        listeners: Listeners = there or watch.__dict__.setdefault("listeners", made or Listeners())
+        listeners: Listeners = watch.listeners or watch.__dict__.setdefault(
+            "listeners", Listeners()
+        )
         # Published, so look: the thread that stored the outcome may have seen none. Then the
         # stdlib's `wait` would read "not finished" under the lock, and nobody would notify it.
         if self.state in _FINAL:  # explore: published-then-state
@@ -388,13 +389,10 @@ def install(future: AnyFuture, waiter: object) -> None:
     if not isinstance(future, Submission):
         holding(future._condition, future._waiters.append, waiter)  # pyright: ignore[reportPrivateUsage]
         return
-    made = Listeners()
-    made.waiters.append(waiter)
+    listeners = future.listeners()
     # Under their lock, in which the waiters are copied and the state becomes final: one that
     # was added in between would be in neither.
-    listeners = future.listeners(made)
-    if listeners is not made:
-        holding(listeners.lock, listeners.waiters.append, waiter)  # explore: install-under-lock
+    holding(listeners.lock, listeners.waiters.append, waiter)  # explore: install-under-lock
 
 
 def uninstall(future: AnyFuture, waiter: object) -> None:

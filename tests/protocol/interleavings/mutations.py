@@ -221,7 +221,7 @@ MUTATIONS = [
         "owed_beside_a_shutdown_that_cancels",
     ),
     Mutation(
-        "left-so-fail",
+        "signalled-or-failed",
         "a worker ends, and nobody hears that no other can be started",
         "drop",
         "a_start_that_fails_beside_a_worker_that_ends",
